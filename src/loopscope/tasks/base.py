@@ -1,0 +1,155 @@
+"""What every puzzle task shares: a set of puzzles, a batch of them, and the task protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loopscope.errors import UserError
+from loopscope.files import sha256
+from loopscope.latent import tree_map
+from loopscope.registry import Registry
+
+PAD, BLANK = 0, 1  # token 0 is never a cell's content; token 1 is a blank cell
+IGNORE = -100  # label of a cell that counts neither in loss nor in accuracy
+
+
+class Batch(NamedTuple):
+    """Puzzles as a model sees them.
+
+    Attributes:
+        inputs: tokens, (B, L) int.
+        puzzle_ids: row of the puzzle embedding table, (B,) int; zeros where unused.
+        labels: expected tokens, (B, L) int, -100 where a cell is not supervised; None at inference.
+    """
+
+    inputs: Tensor
+    puzzle_ids: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        return tree_map(lambda t: t.to(device, non_blocking=True), self)
+
+
+@dataclass(frozen=True)
+class PuzzleSet:
+    """Puzzles of one task, encoded.
+
+    Attributes:
+        task: the task they belong to.
+        inputs: tokens, (N, L) uint8.
+        labels: solution tokens, (N, L) uint8; 0 (PAD) means *not supervised*. None when unknown.
+        puzzle_ids: (N,) int32.
+        facts: per-puzzle facts by name (`rating`, `givens`, `source`, ...), each (N,).
+        name: where they came from, for messages and provenance.
+    """
+
+    task: Task
+    inputs: np.ndarray
+    labels: np.ndarray | None
+    puzzle_ids: np.ndarray
+    facts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> PuzzleSet:
+        """The chosen puzzles, as a set of their own."""
+        index = index if isinstance(index, slice) else np.asarray(index)
+        labels = None if self.labels is None else self.labels[index]
+        facts = {k: v[index] for k, v in self.facts.items()}
+        return PuzzleSet(self.task, self.inputs[index], labels, self.puzzle_ids[index], facts, self.name)
+
+    def batch(self, device: torch.device | str = "cpu") -> Batch:
+        """All puzzles of the set as one batch of tensors."""
+        return make_batch(self.inputs, self.labels, self.puzzle_ids, device)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over task name, inputs and labels: two sets with equal hashes hold equal puzzles."""
+        labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
+        return sha256(self.task.name.encode(), np.ascontiguousarray(self.inputs).tobytes(), labels)
+
+
+def make_batch(
+    inputs: np.ndarray, labels: np.ndarray | None, puzzle_ids: np.ndarray, device: torch.device | str = "cpu"
+) -> Batch:
+    """Arrays to a `Batch`: int64 tokens, label 0 turned into -100."""
+    as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(device)  # noqa: E731
+    tokens = None if labels is None else as_tensor(labels)
+    if tokens is not None:
+        tokens = tokens.masked_fill(tokens == PAD, IGNORE)
+    return Batch(as_tensor(inputs), as_tensor(puzzle_ids), tokens)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A kind of puzzle: its tokens, its rules, its symmetries, its pictures."""
+
+    @property
+    def name(self) -> str:
+        """The full name, with its size: "sudoku-3x3"."""
+        ...
+
+    @property
+    def seq_len(self) -> int:
+        """Number of cells, L."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, V."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the board."""
+        ...
+
+    def augment(
+        self, inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random symmetry for every row: (B, L) arrays to (B, L) arrays, solutions staying solutions."""
+        ...
+
+    def verify(self, inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Whether each answer obeys the rules and keeps the givens, (B,) bool; needs no labels."""
+        ...
+
+    def render(self, tokens: np.ndarray) -> str:
+        """One puzzle (L,) as text for a terminal."""
+        ...
+
+
+# A task is made from its number of cells: TASKS["sudoku"](81) is the 9x9 board.
+TASKS: Registry[Callable[[int], Task]] = Registry("task")
+
+
+def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
+    """Several sets of one task as one; facts that only some of them have are left out.
+
+    Raises:
+        UserError: they are of different tasks.
+    """
+    tasks = {s.task.name for s in sets}
+    if len(tasks) > 1:
+        raise UserError(
+            f"{', '.join(s.name for s in sets)}: different tasks ({', '.join(sorted(tasks))}). Join sets of one task."
+        )
+    shared = set.intersection(*(set(s.facts) for s in sets))
+    labelled = all(s.labels is not None for s in sets)
+    return PuzzleSet(
+        sets[0].task,
+        np.concatenate([s.inputs for s in sets]),
+        np.concatenate([s.labels for s in sets]) if labelled else None,  # type: ignore[misc]
+        np.concatenate([s.puzzle_ids for s in sets]),
+        {k: np.concatenate([s.facts[k] for s in sets]) for k in sorted(shared)},
+        " + ".join(s.name for s in sets),
+    )

@@ -1,0 +1,319 @@
+"""The symmetry group of Sudoku: random elements, composition, canonical forms.
+
+The group: digits permuted; bands, rows in a band, stacks and columns in a stack permuted; the board
+transposed when boxes are square (an oblong box would change its shape, so transposition is left
+out). For 9x9 that is 2 * 6^8 * 9! maps.
+
+Unusual: every random symmetry comes from one 64-bit seed through a small generator of its own
+(splitmix64: Steele, Lea and Flood, OOPSLA 2014), so a batch needs one draw per row from the caller's
+generator and gives the same bytes on every machine. Importing this module loads numba.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import no_type_check
+
+import numpy as np
+from jaxtyping import Int, Integer, UInt8
+from numba import njit
+
+from loopscope.errors import UserError
+from loopscope.tasks.base import BLANK, PuzzleSet
+from loopscope.tasks.sudoku import FIRST_DIGIT, Sudoku
+
+MAX_CHOICES = 100_000  # column arrangements a canonical form may try; 9x9 has 1,296, 16x16 191 million
+
+
+@dataclass(frozen=True, eq=False)
+class Symmetry:
+    """One symmetry of a board: `new[i] = digits[old[cells[i]]]`.
+
+    Attributes:
+        digits: new token of each token, (V,); PAD and blank stay.
+        cells: the cell each new cell takes its content from, (L,).
+    """
+
+    digits: Integer[np.ndarray, "V"]
+    cells: Integer[np.ndarray, "L"]
+
+    def apply(self, tokens: Integer[np.ndarray, "*B L"]) -> Integer[np.ndarray, "*B L"]:
+        """The transformed boards."""
+        return self.digits.astype(tokens.dtype)[tokens[..., self.cells]]
+
+    def inverse(self) -> Symmetry:
+        """The symmetry that undoes this one."""
+        return Symmetry(np.argsort(self.digits), np.argsort(self.cells))
+
+    def compose(self, first: Symmetry) -> Symmetry:
+        """The symmetry that applies `first`, then this one."""
+        return Symmetry(self.digits[first.digits], first.cells[self.cells])
+
+
+# -- random symmetries
+
+
+@njit(cache=True)
+@no_type_check
+def next_below(stream, bound):
+    """A uniform integer in [0, bound); advances the splitmix64 state in `stream[0]`."""
+    stream[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = stream[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    # High 32 bits times bound: the bias is below bound / 2^32.
+    return np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
+
+
+@njit(cache=True)
+@no_type_check
+def shuffle(items, start, stop, stream):
+    """Fisher-Yates on items[start:stop], in place."""
+    for i in range(stop - 1, start, -1):
+        j = start + next_below(stream, i - start + 1)
+        items[i], items[j] = items[j], items[i]
+
+
+@njit(cache=True)
+@no_type_check
+def _draw_lines(lines, blocks, size, stream):
+    """A random order of `len(blocks)` blocks of `size` lines each, and of the lines in each."""
+    for b in range(len(blocks)):
+        blocks[b] = b
+    shuffle(blocks, 0, len(blocks), stream)
+    for b in range(len(blocks)):
+        for i in range(size):
+            lines[b * size + i] = blocks[b] * size + i
+        shuffle(lines, b * size, (b + 1) * size, stream)
+
+
+@njit(cache=True)
+@no_type_check
+def _draw(box_rows, box_cols, seed, digits, cells, lines, blocks):
+    """Fill `digits` (V,) and `cells` (L,) with the symmetry of `seed`; the rest is room to work in."""
+    n = box_rows * box_cols
+    stream = np.empty(1, np.uint64)
+    stream[0] = seed
+    for t in range(n + FIRST_DIGIT):
+        digits[t] = t
+    shuffle(digits, FIRST_DIGIT, n + FIRST_DIGIT, stream)
+    _draw_lines(lines[0], blocks[:box_cols], box_rows, stream)
+    _draw_lines(lines[1], blocks[:box_rows], box_cols, stream)
+    row_step, col_step = n, 1
+    if box_rows == box_cols and next_below(stream, 2) == 1:
+        row_step, col_step = 1, n
+    for i in range(n):
+        for j in range(n):
+            cells[i * n + j] = lines[0, i] * row_step + lines[1, j] * col_step
+
+
+@njit(cache=True)
+@no_type_check
+def _augment_rows(box_rows, box_cols, inputs, labels, seeds, new_inputs, new_labels):
+    n = box_rows * box_cols
+    digits = np.empty(n + FIRST_DIGIT, np.uint8)
+    cells = np.empty(n * n, np.int64)
+    lines = np.empty((2, n), np.int64)
+    blocks = np.empty(n, np.int64)
+    for b in range(len(seeds)):
+        _draw(box_rows, box_cols, seeds[b], digits, cells, lines, blocks)
+        for i in range(n * n):
+            new_inputs[b, i] = digits[inputs[b, cells[i]]]
+            new_labels[b, i] = digits[labels[b, cells[i]]]
+
+
+def augment(
+    task: Sudoku,
+    inputs: Integer[np.ndarray, "B L"],
+    labels: Integer[np.ndarray, "B L"],
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "B L"], UInt8[np.ndarray, "B L"]]:
+    """A uniformly random symmetry for every row; see `Sudoku.augment`."""
+    pair = [np.ascontiguousarray(tokens, np.uint8) for tokens in (inputs, labels)]
+    for tokens in pair:  # the compiled loop does not check its indices
+        assert tokens.shape[1] == task.seq_len, (tokens.shape, task)
+        assert tokens.max(initial=0) < task.vocab_size, (tokens.max(), task)
+    new = [np.empty_like(tokens) for tokens in pair]
+    _augment_rows(task.box_rows, task.box_cols, *pair, _seeds(rng, len(inputs)), *new)
+    return new[0], new[1]
+
+
+def random_symmetry(task: Sudoku, rng: np.random.Generator) -> Symmetry:
+    """One uniformly random symmetry: the one `augment` would use for a single row."""
+    n = task.side
+    digits, cells = np.empty(task.vocab_size, np.int64), np.empty(task.seq_len, np.int64)
+    room = np.empty((2, n), np.int64), np.empty(n, np.int64)
+    _draw(task.box_rows, task.box_cols, _seeds(rng, 1)[0], digits, cells, *room)
+    return Symmetry(digits, cells)
+
+
+def _seeds(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.integers(0, 2**64, count, dtype=np.uint64)
+
+
+# -- canonical forms
+
+
+@lru_cache
+def _column_orders(box_rows: int, box_cols: int) -> np.ndarray:
+    """Every order of the columns that keeps stacks together, (P, n)."""
+    inside = list(itertools.permutations(range(box_cols)))
+    orders = [
+        [stack * box_cols + col for stack, cols in zip(stacks, choice, strict=True) for col in cols]
+        for stacks in itertools.permutations(range(box_rows))
+        for choice in itertools.product(inside, repeat=box_rows)
+    ]
+    return np.array(orders, np.int64)
+
+
+@njit(cache=True)
+@no_type_check
+def _row_order(grid, column, digit, box_rows, order):
+    """Rows sorted by their relabelled digit in `column`: bands by their least row."""
+    n = len(grid)
+    for band in range(n // box_rows):
+        for i in range(band * box_rows, (band + 1) * box_rows):
+            j = i
+            while j > band * box_rows and digit[grid[order[j - 1], column]] > digit[grid[i, column]]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = i
+    # Insertion sort of whole bands. The top row has digit 0, so its band comes first.
+    for i in range(box_rows, n, box_rows):
+        j = i
+        while j > 0 and digit[grid[order[j - box_rows], column]] > digit[grid[order[j], column]]:
+            for k in range(j, j + box_rows):
+                order[k], order[k - box_rows] = order[k - box_rows], order[k]
+            j -= box_rows
+
+
+@njit(cache=True)
+@no_type_check
+def _second_row(grid, column, digit, top, box_rows):
+    """The row of `top`'s band that comes second: least relabelled digit in `column` after `top`."""
+    best, least = -1, len(grid)
+    for row in range(top // box_rows * box_rows, (top // box_rows + 1) * box_rows):
+        if row != top and digit[grid[row, column]] < least:
+            best, least = row, digit[grid[row, column]]
+    return best
+
+
+@njit(cache=True)
+@no_type_check
+def _compare(grid, clue, digit, order, columns, best, best_clue):
+    """-1, 0, 1: this arrangement against the best so far, solution first, then the clue pattern."""
+    n = len(grid)
+    for i in range(1, n):
+        for j in range(n):
+            here = digit[grid[order[i], columns[j]]]
+            if here != best[i, j]:
+                return -1 if here < best[i, j] else 1
+    for i in range(n):
+        for j in range(n):
+            here = clue[order[i], columns[j]]
+            if here != best_clue[i, j]:
+                return -1 if here > best_clue[i, j] else 1
+    return 0
+
+
+@njit(cache=True)
+@no_type_check
+def _canonical(grid, clue, box_rows, orders, best, best_clue, order, digit):
+    """Improve `best` and `best_clue` with all arrangements of one orientation of one board."""
+    n = len(grid)
+    for top in range(n):
+        for p in range(len(orders)):
+            columns = orders[p]
+            for j in range(n):
+                digit[grid[top, columns[j]]] = j
+            second = _second_row(grid, columns[0], digit, top, box_rows)
+            if second >= 0 and _row_is_greater(grid[second], columns, digit, best[1]):
+                continue
+            _row_order(grid, columns[0], digit, box_rows, order)
+            if _compare(grid, clue, digit, order, columns, best, best_clue) < 0:
+                for i in range(n):
+                    for j in range(n):
+                        best[i, j] = digit[grid[order[i], columns[j]]]
+                        best_clue[i, j] = clue[order[i], columns[j]]
+
+
+@njit(cache=True)
+@no_type_check
+def _row_is_greater(row, columns, digit, best):
+    for j in range(len(row)):
+        here = digit[row[columns[j]]]
+        if here != best[j]:
+            return here > best[j]
+    return False
+
+
+@njit(cache=True)
+@no_type_check
+def _canonical_batch(grids, clues, box_rows, square, orders, best, best_clue):
+    n = grids.shape[1]
+    order, digit = np.empty(n, np.int64), np.empty(n, np.uint8)
+    for b in range(len(grids)):
+        best[b] = n  # greater than any digit: the first arrangement wins
+        _canonical(grids[b], clues[b], box_rows, orders, best[b], best_clue[b], order, digit)
+        if square:
+            grid, clue = np.ascontiguousarray(grids[b].T), np.ascontiguousarray(clues[b].T)
+            _canonical(grid, clue, box_rows, orders, best[b], best_clue[b], order, digit)
+
+
+def canonical_form(
+    task: Sudoku, inputs: Integer[np.ndarray, "B L"], labels: Integer[np.ndarray, "B L"]
+) -> tuple[UInt8[np.ndarray, "B L"], UInt8[np.ndarray, "B L"]]:
+    """The same representative for every puzzle of an equivalence class.
+
+    Of all arrangements of the solution (relabelled so that the first row reads 1, 2, ..., bands and
+    rows sorted) the lexicographically least is taken; the clues go along. Where several arrangements
+    give that solution, the one whose clues come earliest is taken.
+
+    Args:
+        inputs: clues, (B, L).
+        labels: complete solutions, (B, L).
+    Returns:
+        Canonical clues and solutions, (B, L) each. Two puzzles are equivalent if and only if both agree.
+    Raises:
+        UserError: a label is no solution of its puzzle, or the board has too many arrangements.
+    """
+    n = task.side
+    if _num_column_orders(task) > MAX_CHOICES:
+        raise UserError(
+            f"{task.name}: too many arrangements for a canonical form. Boards up to 10x10 have one."
+        )
+    wrong = np.flatnonzero(~task.verify(inputs, labels))
+    if len(wrong):
+        raise UserError(
+            f"puzzle {wrong[0]}: its label is no solution. A canonical form needs solved puzzles."
+        )
+    grids = np.ascontiguousarray(labels.reshape(-1, n, n) - FIRST_DIGIT, np.uint8)
+    clues = np.ascontiguousarray(inputs.reshape(-1, n, n) >= FIRST_DIGIT, np.uint8)
+    best, best_clue = np.empty_like(grids), np.zeros_like(clues)
+    orders = _column_orders(task.box_rows, task.box_cols)
+    square = task.box_rows == task.box_cols
+    _canonical_batch(grids, clues, task.box_rows, square, orders, best, best_clue)
+    solved = best.reshape(-1, n * n) + np.uint8(FIRST_DIGIT)
+    return np.where(best_clue.reshape(-1, n * n) > 0, solved, np.uint8(BLANK)), solved
+
+
+def _num_column_orders(task: Sudoku) -> int:
+    factorial = [1, *itertools.accumulate(range(1, task.side + 1), lambda a, b: a * b)]
+    return factorial[task.box_rows] * factorial[task.box_cols] ** task.box_rows
+
+
+def overlap(a: PuzzleSet, b: PuzzleSet) -> Int[np.ndarray, "K"]:
+    """Indices of the puzzles of `b` that equal one of `a` up to symmetry (both need labels)."""
+    seen = set(_keys(a))
+    return np.array([i for i, key in enumerate(_keys(b)) if key in seen], np.int64)
+
+
+def _keys(puzzles: PuzzleSet) -> list[bytes]:
+    assert isinstance(puzzles.task, Sudoku), puzzles.task
+    if puzzles.labels is None:
+        raise UserError(f"{puzzles.name}: puzzles without labels have no canonical form. Solve them first.")
+    pairs = zip(*canonical_form(puzzles.task, puzzles.inputs, puzzles.labels), strict=True)
+    return [clues.tobytes() + solved.tobytes() for clues, solved in pairs]

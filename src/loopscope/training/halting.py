@@ -1,0 +1,84 @@
+"""Carry slots: every row of a training batch is a slot that works on one puzzle until it halts.
+
+An optimiser step is one segment. A slot that halted takes the next incoming puzzle and a fresh start;
+the others keep theirs and ignore the incoming row, as in the official loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from loopscope.config import ModelSettings
+from loopscope.latent import where
+from loopscope.models import Readout, RecursiveModel
+from loopscope.tasks.base import Batch
+
+
+class Carry(NamedTuple):
+    """State of the slots between optimiser steps.
+
+    Attributes:
+        z: latent, detached.
+        steps: segments spent on the current puzzle, (B,) int32.
+        halted: whether the slot takes a new puzzle next, (B,) bool.
+        data: the puzzles the slots work on.
+    """
+
+    z: Any
+    steps: Int[Tensor, " B"]
+    halted: Bool[Tensor, " B"]
+    data: Batch
+
+
+def empty_carry(model: RecursiveModel, batch: Batch) -> Carry:
+    """All slots halted, so that the first step fills every one."""
+    size = len(batch.inputs)
+    z = model.initial_state(model.encode(batch))
+    steps = torch.zeros(size, dtype=torch.int32, device=batch.inputs.device)
+    return Carry(z, steps, torch.ones_like(steps, dtype=torch.bool), batch)
+
+
+def refill(model: RecursiveModel, carry: Carry, incoming: Batch, generator: torch.Generator | None) -> Carry:
+    """Give the halted slots the incoming puzzles and a fresh start."""
+    with torch.no_grad():
+        start = model.initial_state(model.encode(incoming), generator)
+    return Carry(
+        where(carry.halted, start, carry.z),
+        carry.steps.masked_fill(carry.halted, 0),
+        torch.zeros_like(carry.halted),
+        where(carry.halted, incoming, carry.data),
+    )
+
+
+def exploration_steps(
+    size: int, settings: ModelSettings, generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    """Minimum segments per slot: with the exploration probability uniform in 2..max, else 0."""
+    explore = torch.rand(size, generator=generator) < settings.halt_exploration_prob
+    minimum = torch.randint(2, settings.halt_max_steps + 1, (size,), generator=generator)
+    return torch.where(explore, minimum, 0).to(torch.int32)
+
+
+def halt(
+    settings: ModelSettings, out: Readout, steps: Int[Tensor, " B"], min_steps: Int[Tensor, " B"]
+) -> Bool[Tensor, " B"]:
+    """Which slots halt after a segment: at the budget, or when the model says so and may."""
+    last = steps >= settings.halt_max_steps
+    if settings.halt_max_steps <= 1:
+        return last
+    threshold = torch.zeros_like(out.halt_logit) if settings.no_ACT_continue else out.continue_logit
+    return (last | (out.halt_logit > threshold)) & (steps >= min_steps)
+
+
+@torch.no_grad()
+def continue_target(
+    model: RecursiveModel, z: Any, ctx: Any, steps: Int[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Bootstrapped target of the continue head: the value of the *next* segment, from a second pass."""
+    out = model.readout(model.segment(z, ctx), ctx)
+    last = steps >= model.settings.halt_max_steps
+    return torch.sigmoid(torch.where(last, out.halt_logit, torch.maximum(out.halt_logit, out.continue_logit)))

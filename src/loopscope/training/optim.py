@@ -1,0 +1,84 @@
+"""The optimisers and the schedule of the official code, in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class AdamATan2(torch.optim.Optimizer):
+    """Adam with the ratio m / sqrt(v) replaced by atan2(m, sqrt(v)): bounded, scale-free, no epsilon.
+
+    p <- (1 - lr * wd) p;  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
+    p <- p - lr * atan2(m / (1 - b1^t), sqrt(v) / sqrt(1 - b2^t)).
+
+    Source: "Scaling Exponents Across Parameterizations and Optimizers" (2407.05872), with the
+    constants of the adam-atan2 package (no scale factors).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"step": 0, "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+                self.state[p]["step"] += 1
+            self._update(group, params)
+
+    def _update(self, group: dict, params: list[Tensor]) -> None:
+        (b1, b2), lr = group["betas"], group["lr"]
+        grads = [p.grad for p in params]
+        m = [self.state[p]["m"] for p in params]
+        v = [self.state[p]["v"] for p in params]
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_lerp_(m, grads, 1 - b1)
+        torch._foreach_mul_(v, b2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - b2)
+        for p, mean, square in zip(params, m, v, strict=True):
+            t = self.state[p]["step"]
+            p.sub_(torch.atan2(mean / (1 - b1**t), square.sqrt() / math.sqrt(1 - b2**t)), alpha=lr)
+
+
+class SignSGD:
+    """Update of the puzzle table: only the rows of the batch, by the sign of their summed gradient.
+
+    Gradients of rows with the same identifier are summed *before* the sign; a row whose sum is zero
+    still decays. The table is a buffer and never sees autograd.
+    """
+
+    def __init__(self, table: Float[Tensor, "ids ndim"], lr: float, weight_decay: float) -> None:
+        self.table, self.lr, self.weight_decay = table, lr, weight_decay
+
+    @torch.no_grad()
+    def step(self, ids: Int[Tensor, " B"], grad: Float[Tensor, "B ndim"]) -> None:
+        """w <- w (1 - lr * wd) - lr * sign(sum of gradients), for the identifiers in `ids`."""
+        unique, position = ids.unique(return_inverse=True)
+        summed = torch.zeros(len(unique), grad.shape[1], dtype=grad.dtype, device=grad.device)
+        summed.index_add_(0, position, grad)
+        rows = self.table[unique] * (1 - self.lr * self.weight_decay) - self.lr * summed.sign()
+        self.table[unique] = rows
+
+
+def learning_rate(step: int, base: float, *, warmup: int, total: int, min_ratio: float) -> float:
+    """Learning rate of optimiser step `step` (1-based): linear warm-up, then a cosine to `min_ratio * base`."""
+    if step < warmup:
+        return base * step / max(1, warmup)
+    progress = (step - warmup) / max(1, total - warmup)
+    return base * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))

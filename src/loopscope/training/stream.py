@@ -1,0 +1,70 @@
+"""The stream of training batches: a function of (seed, step) alone, so resuming needs no state."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loopscope.tasks.base import BLANK, Batch, PuzzleSet, make_batch
+
+
+class TrainingStream:
+    """Endless shuffled passes over a puzzle set, every puzzle under a fresh random symmetry.
+
+    Pass p is a permutation drawn from (seed, p); batch t takes the next `batch_size` rows of the
+    concatenated passes and draws its symmetries from (seed, t). No row is dropped at a border.
+    """
+
+    def __init__(
+        self,
+        puzzles: PuzzleSet,
+        batch_size: int,
+        *,
+        seed: int,
+        augment: bool = True,
+        reveal: float = 0.0,
+        reveal_steps: int = 0,
+    ) -> None:
+        assert puzzles.labels is not None, "training needs labels"
+        self.puzzles, self.batch_size = puzzles, batch_size
+        self.seed, self.augment, self.reveal, self.reveal_steps = seed, augment, reveal, reveal_steps
+        self._order: dict[int, np.ndarray] = {}
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of batch `step` (0-based), (batch_size,)."""
+        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes, offset = np.divmod(position, len(self.puzzles))
+        return np.array([self._pass_order(p)[i] for p, i in zip(passes, offset, strict=True)])
+
+    def batch(self, step: int) -> Batch:
+        """Batch `step`, (batch_size, L), augmented."""
+        rows = self.rows(step)
+        inputs, labels = self.puzzles.inputs[rows], self.puzzles.labels[rows]  # type: ignore[index]
+        rng = np.random.default_rng([self.seed, 1, step])
+        if self.augment:
+            inputs, labels = self.puzzles.task.augment(inputs, labels, rng)
+        share = self.reveal * (max(0.0, 1 - step / self.reveal_steps) if self.reveal_steps else 1.0)
+        if share > 0:
+            inputs = reveal_givens(inputs, labels, share, rng)
+        return make_batch(inputs, labels, self.puzzles.puzzle_ids[rows])
+
+    def _pass_order(self, number: int) -> np.ndarray:
+        if number not in self._order:
+            self._order = {k: v for k, v in self._order.items() if k >= number - 1}
+            self._order[number] = np.random.default_rng([self.seed, 0, number]).permutation(len(self.puzzles))
+        return self._order[number]
+
+
+def reveal_givens(
+    inputs: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Make some puzzles easier: in a `share` of the rows a uniform random share of the blanks is filled in."""
+    chosen = rng.random(len(inputs)) < share
+    amount = rng.random(len(inputs)) * chosen
+    fill = (inputs == BLANK) & (rng.random(inputs.shape) < amount[:, None])
+    return np.where(fill, labels, inputs)
+
+
+def split_validation(puzzles: PuzzleSet, count: int, seed: int) -> tuple[PuzzleSet, PuzzleSet]:
+    """Training and validation puzzles: `count` rows held out at random, the same for the same seed."""
+    order = np.random.default_rng([seed, 2]).permutation(len(puzzles))
+    return puzzles[np.sort(order[count:])], puzzles[np.sort(order[:count])]
