@@ -6,17 +6,41 @@ pasted. Everything is frozen and an unknown key is an error that suggests the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from loopscope.errors import UserError
 from loopscope.registry import did_you_mean
 
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Count = Annotated[Int, Field(ge=1)]  # at least one
+Whole = Annotated[Int, Field(ge=0)]  # zero has a meaning, often "derive it" or "off"
+Share = Annotated[Number, Field(ge=0, le=1)]
+Decay = Annotated[Number, Field(ge=0, lt=1)]
+Amount = Annotated[Number, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16", "float64"]
 S = TypeVar("S", bound="Settings")
 
@@ -26,43 +50,51 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """`none` means no value where a setting may have none; yaml itself only knows `null`."""
+        optional = type(None) in get_args(cls.model_fields[str(info.field_name)].annotation)
+        return None if optional and value in ("none", "None") else value
+
 
 class ModelSettings(Settings):
     """What a model is. Two models with equal settings have equal shapes."""
 
     arch: str = "trm"
     """Registered architecture: trm, trm-singlez, hrm, transformer."""
-    seq_len: int = 0
+    seq_len: Whole = 0
     """Cells per puzzle; 0 takes it from the data."""
-    vocab_size: int = 0
+    vocab_size: Whole = 0
     """Tokens; 0 takes it from the data."""
-    num_puzzle_identifiers: int = 1
+    num_puzzle_identifiers: Count = 1
     """Rows of the puzzle embedding table."""
-    hidden_size: int = 512
-    num_heads: int = 8
-    expansion: float = 4.0
+    hidden_size: Count = 512
+    num_heads: Count = 8
+    expansion: Annotated[Number, Field(gt=0)] = 4.0
     """Width factor of the SwiGLU blocks, before the official rounding up to a multiple of 256."""
-    H_cycles: int = 3
-    L_cycles: int = 6
-    H_layers: int = 0
+    H_cycles: Count = 3
+    L_cycles: Count = 6
+    H_layers: Whole = 0
     """Layers of the H block (HRM, transformer); TRM shares one block and ignores it, as officially."""
-    L_layers: int = 2
+    L_layers: Whole = 2
     mlp_t: bool = False
     """Mix tokens with a SwiGLU over the token axis instead of attention."""
     pos_encodings: Literal["rope", "learned", "none"] = "rope"
-    puzzle_emb_ndim: int = 0
+    puzzle_emb_ndim: Whole = 0
     """Numbers per puzzle identifier; 0 means no puzzle embedding."""
-    puzzle_emb_len: int = 0
+    puzzle_emb_len: Whole = 0
     """Prefix slots for the puzzle embedding; 0 derives ceil(puzzle_emb_ndim / hidden_size)."""
-    halt_max_steps: int = 16
+    halt_max_steps: Count = 16
     """Training budget: segments after which a slot takes a new puzzle."""
-    halt_exploration_prob: float = 0.1
+    halt_exploration_prob: Share = 0.1
+    """Chance per slot and step that halting must wait for a random number of segments."""
     no_ACT_continue: bool = True
     """True halts on q_halt > 0; False compares with q_continue and trains its bootstrapped target."""
     forward_dtype: Dtype = "bfloat16"
     """Dtype of states and products; weights stay float32 masters."""
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    rms_norm_eps: Amount = 1e-5
+    rope_theta: Annotated[Number, Field(gt=0)] = 10000.0
     random_init: bool = False
     """Every reset draws the start per token and dimension (EqR); off starts from H_init, L_init."""
 
@@ -74,10 +106,13 @@ class ModelSettings(Settings):
                 f"num_heads={self.num_heads} gives heads of {head_dim} at hidden_size={self.hidden_size}; "
                 "rope needs an even, non-zero number. Change model.num_heads"
             )
+        if self.arch in ("hrm", "transformer") and not self.H_layers:
+            raise ValueError(f"arch={self.arch} needs H_layers, got 0. Set model.H_layers, officially 4 or 8")
         if self.puzzle_emb_ndim > self.prefix_len * self.hidden_size:
             raise ValueError(
-                f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into puzzle_emb_len={self.puzzle_emb_len} "
-                f"slots of {self.hidden_size}. Raise model.puzzle_emb_len or set it to 0"
+                f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into "
+                f"puzzle_emb_len={self.puzzle_emb_len} slots of {self.hidden_size}. "
+                "Raise model.puzzle_emb_len or set it to 0"
             )
         if self.puzzle_emb_ndim == 0 and self.puzzle_emb_len > 0:
             raise ValueError(
@@ -100,38 +135,39 @@ class ModelSettings(Settings):
 class TrainSettings(Settings):
     """How a model is trained."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Optimiser steps, one segment each. Give this or `epochs`."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes over the training puzzles, counted as the official code counts them."""
-    batch_size: int = 768
+    batch_size: Count = 768
     """Puzzles in flight over all processes (official global_batch_size)."""
-    micro_batch: int = 0
-    """Rows per forward and backward within a step; 0 takes the whole batch. Small ones stay in a CPU's cache."""
-    lr: float = 1e-4
-    lr_min_ratio: float = 1.0
+    micro_batch: Whole = 0
+    """Rows per forward and backward within a step; 0 takes the whole batch. Few stay in a CPU's cache."""
+    lr: Amount = 1e-4
+    lr_min_ratio: Share = 1.0
     """Learning rate at the last step relative to `lr`; 1.0 keeps it constant."""
-    lr_warmup_steps: int = 2000
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    puzzle_emb_lr: float = 1e-2
-    puzzle_emb_weight_decay: float = 0.1
+    lr_warmup_steps: Whole = 2000
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
+    weight_decay: Amount = 0.1
+    puzzle_emb_lr: Amount = 1e-2
+    puzzle_emb_weight_decay: Amount = 0.1
     loss: Literal["stablemax", "softmax"] = "stablemax"
     ema: bool = True
-    ema_rate: float = 0.999
-    seed: int = 0
-    log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
-    eval_every: int = 1000
+    ema_rate: Share = 0.999
+    seed: Whole = 0
+    """Of the weights, the order of the puzzles, their symmetries, the held-out split, and exploration."""
+    log_every: Count = 20
+    """Steps between lines of metrics.jsonl; a line averages over them."""
+    eval_every: Count = 1000
     """Steps between evaluations on the validation puzzles."""
-    eval_segments: int = 16
+    eval_segments: Count = 16
     """Segments per puzzle in those evaluations."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Count = 1000
     """Steps between checkpoints."""
-    keep_last: int = 2
+    keep_last: Count = 2
     """Checkpoints kept, newest first."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[Number, Field(gt=0)] | None = None
     """Stop cleanly after this many minutes of this sitting, with a checkpoint; None never."""
     compile: bool = False
     """torch.compile the block; pays from a few minutes of training on."""
@@ -144,19 +180,23 @@ class TrainSettings(Settings):
                 "Change train.micro_batch"
             )
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"steps={self.steps} and epochs={self.epochs} are both set. Remove one")
+            raise ValueError(
+                f"steps={self.steps} and epochs={self.epochs} are both set. "
+                "Remove one, for example train.steps=none"
+            )
         return self
 
 
 class GenerateSettings(Settings):
     """Puzzles made on the spot instead of read from a file."""
 
-    count: int
+    count: Count
     """Puzzles, validation included."""
-    givens: int
-    box_rows: int = 3
-    box_cols: int = 3
-    seed: int = 0
+    givens: Count
+    """Clues of each puzzle."""
+    box_rows: Count = 3
+    box_cols: Count = 3
+    seed: Whole = 0
 
 
 class DataSettings(Settings):
@@ -169,12 +209,23 @@ class DataSettings(Settings):
     """Make the puzzles instead of reading `path`."""
     augmentations: bool = True
     """Draw a fresh random symmetry for every puzzle, every time."""
-    validation: int = 512
+    validation: Whole = 512
     """Training puzzles held out to watch the run and choose `best`; never test puzzles."""
-    reveal: float = 0.0
+    reveal: Share = 0.0
     """Share of rows that get extra givens, a uniform random share of their blanks: a curriculum."""
-    reveal_steps: int = 0
+    reveal_steps: Whole = 0
     """Steps over which that share falls linearly to zero; 0 keeps it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.path and self.generate:
+            raise ValueError("path and generate are both set. Remove one, for example data.generate=none")
+        if self.generate and self.task != "sudoku":
+            raise ValueError(
+                f"generate makes Sudoku puzzles, but task={self.task}. "
+                "Set data.generate=none and data.path=FILE"
+            )
+        return self
 
 
 class Recipe(Settings):
@@ -190,30 +241,65 @@ class Recipe(Settings):
 def validated(kind: type[S], values: Mapping[str, Any], source: str = "") -> S:
     """Build settings from plain values; a mistake becomes one line naming the key.
 
+    Args:
+        kind: the class of settings.
+        values: keys and values, nested.
+        source: the file they came from, put in front of the message.
     Raises:
         UserError: unknown key (with a suggestion), wrong type, or values that contradict each other.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        where = f"{source}: " if source else ""
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}{key}: unknown key. {_suggest(kind, key)}") from None
-        message = str(first["msg"]).removeprefix("Value error, ")
-        shown = f", got {first['input']!r}" if key and first["type"] != "value_error" else ""
-        raise UserError(f"{where}{key + ': ' if key else ''}{message}{shown}.") from None
+        prefix = f"{source}: " if source else ""
+        raise UserError(prefix + _say(kind, error.errors()[0])) from None
 
 
-def _suggest(kind: type[BaseModel], key: str) -> str:
-    *parents, last = key.split(".")
-    for parent in parents:
-        annotation: Any = kind.model_fields[parent].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        kind = next(a for a in options if isinstance(a, type) and issubclass(a, BaseModel))
-    prefix = "".join(f"{p}." for p in parents)
-    return did_you_mean(prefix + last, [prefix + name for name in kind.model_fields])
+def _say(kind: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    """A pydantic complaint as one line: the dotted key, what is wrong, the value."""
+    value = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return _unknown_key(kind, ".".join(str(part) for part in fault["loc"]), value)
+    key = _setting(kind, fault["loc"])
+    where = f"{key}: " if key else ""
+    message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    if fault["type"] == "missing":
+        return f"{where}is required. Set it to a value."
+    if fault["type"] == "value_error":
+        return f"{where}{message}."
+    return f"{where}{message}, got {value!r}."
+
+
+def _setting(kind: type[BaseModel], loc: Sequence[Any]) -> str:
+    """The dotted key of an error location, without what pydantic adds for unions and list items."""
+    parts = [str(part) for part in loc]
+    known = set(_dotted(kind, sections=True))
+    while parts and ".".join(parts) not in known:
+        parts.pop()
+    return ".".join(parts)
+
+
+def _unknown_key(kind: type[BaseModel], key: str, value: Any) -> str:
+    while isinstance(value, dict) and value:  # an unknown section: name the setting that was meant
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    known = list(_dotted(kind, sections=True))
+    parent, _, leaf = key.rpartition(".")
+    if elsewhere := [k for k in known if k.rpartition(".")[2] == leaf]:
+        return f"{key}: unknown key. Did you mean {elsewhere[0]}?"
+    beside = [k for k in known if k.rpartition(".")[0] == parent] or list(kind.model_fields)
+    return f"{key}: unknown key. {did_you_mean(key, beside)}"
+
+
+def _dotted(kind: type[BaseModel], prefix: str = "", sections: bool = False) -> Iterator[str]:
+    """All settings as dotted keys, in order; with `sections` also the groups themselves."""
+    for name, field in kind.model_fields.items():
+        options = (field.annotation, *get_args(field.annotation))
+        inner = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        if inner is None or sections:
+            yield prefix + name
+        if inner is not None:
+            yield from _dotted(inner, f"{prefix}{name}.", sections)
 
 
 def recipe_names() -> list[str]:
@@ -222,7 +308,7 @@ def recipe_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name or yaml file, with dotted overrides applied.
 
     Args:
@@ -231,27 +317,27 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe, not yaml, or a bad key or value.
     """
-    values, source = _read_recipe(name)
+    name = str(name)
+    values = _read_recipe(name)
     for override in overrides:
         _apply_override(values, override)
     values.setdefault("name", Path(name).stem)
-    return validated(Recipe, values, "" if overrides else source)
+    return validated(Recipe, values, "" if overrides else name)
 
 
-def _read_recipe(name: str) -> tuple[dict[str, Any], str]:
+def _read_recipe(name: str) -> dict[str, Any]:
     if name in recipe_names():
-        text = (resources.files("loopscope") / "recipes" / f"{name}.yaml").read_text()
+        text = (resources.files("loopscope") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        text = Path(name).read_text(encoding="utf-8", errors="replace")
     else:
         raise UserError(f"{name}: no such recipe or file. {did_you_mean(name, recipe_names())}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid yaml: {' '.join(str(error).split())}") from None
+    values = _read_yaml(text, name)
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"{name}: expected a mapping with the keys {', '.join(Recipe.model_fields)}.")
-    return values, name
+    return values
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -259,17 +345,41 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise UserError(f"{override}: not a setting. Write key.path=value, for example train.lr=3e-4.")
     *parents, last = path.split(".")
-    for parent in parents:
-        child = values.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"{path}: {parent} is a single value and has no keys.")
-        values = child
+    for depth, parent in enumerate(parents, start=1):
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {'.'.join(parents[:depth])} is a single value and has no keys.")
     values[last] = parse_value(text)
 
 
-def parse_value(text: str) -> Any:
-    """A yaml scalar or list; unlike plain yaml, `3e-4` is a number."""
+class _Loader(yaml.SafeLoader):
+    """Safe yaml that reads `3e-4` as a number, as yaml 1.2 does; plain PyYAML sees a word."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str, source: str) -> Any:
     try:
-        return float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = " ".join(str(problem or error).split())
+        raise UserError(
+            f"{source}: not valid yaml{place}: {what}. Mend it or put quotes around it."
+        ) from None
+
+
+def parse_value(text: str) -> Any:
+    """A yaml scalar or list: `3e-4`, `true`, `[a, b]`, `null`, a word.
+
+    Raises:
+        UserError: not valid yaml, such as a bracket that is never closed.
+    """
+    return _read_yaml(text, text)

@@ -7,6 +7,7 @@ rates shows it too (the easy ones leave first). Only restarts of the same puzzle
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -93,7 +94,8 @@ def survival(
     event = (solved_at > 0) & (solved_at <= limit)
     data = stats.CensoredData(uncensored=solved_at[event], right=limit[~event])
     curve = stats.ecdf(data).sf
-    with np.errstate(divide="ignore", invalid="ignore"):  # log(-log S) at S = 0 or 1: handled below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # log(-log S) at S = 0 or 1: handled below
         interval = curve.confidence_interval(method="log-log")
     segment = np.arange(stop + 1)
     fraction = curve.evaluate(segment)

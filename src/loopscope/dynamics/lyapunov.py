@@ -87,9 +87,8 @@ def orthonormalise(V: Float[Tensor, "B N k"]) -> tuple[Float[Tensor, "B N k"], F
     Returns:
         Q with orthonormal columns, and log |diag R| (B, k) in nats, float64.
     """
-    wide = V.double()
-    lengths = wide.norm(dim=1)
-    unit = wide / lengths.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    lengths = torch.linalg.vector_norm(V, dim=1, dtype=torch.float64)
+    unit = V.double() / lengths.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     Q, diagonal, bad = _cholesky_qr2(unit)
     if bad.any():
         Q[bad], diagonal[bad] = _householder(unit[bad])

@@ -14,8 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 
-from loopscope.errors import UserError
-
 
 @dataclass(frozen=True)
 class Auc:
@@ -65,10 +63,6 @@ def auc(
         resamples: bootstrap samples; those with an empty class are dropped.
         seed: the same seed gives the same interval.
     """
-    if score.shape != positive.shape:
-        raise UserError(
-            f"{len(score)} scores for {len(positive)} labels: expected one each. Align them first."
-        )
     present = ~np.isnan(score)
     score, positive = score[present], positive[present]
     n_pos, n_neg, missing = int(positive.sum()), int((~positive).sum()), int((~present).sum())

@@ -3,6 +3,7 @@
 A recursive reasoner is a map on a latent, repeated. Whatever offers `encode`, `initial_state`,
 `segment` and `readout` can be measured. What goes wrong most often is silent: a `detach()` inside the
 map leaves its values right and its tangents zero. `check_system` compares tangents with differences.
+(A `no_grad()` inside does no harm: forward mode goes through it.)
 """
 
 from __future__ import annotations
@@ -114,6 +115,23 @@ def own_memory(z: Any) -> Any:
     return tree_map(lambda t: t.contiguous() if shares(t) else t, z)
 
 
+def in_float64(system: Any, batch: Any) -> Any:
+    """A float64 copy of the system if it has one whose states and images really are float64."""
+    if hasattr(system, "compute_in"):
+        return copy.deepcopy(system).compute_in(torch.float64)
+    if not isinstance(system, nn.Module):
+        return system
+    wide: Any = copy.deepcopy(system).double()
+    try:
+        ctx = wide.encode(batch)
+        z = wide.initial_state(ctx)
+        image = wide.segment(z, ctx)
+    except RuntimeError:  # mixed dtypes inside: it was written for float32 alone
+        return system
+    whole = all(t.dtype == torch.float64 for t in [*leaves(z), *leaves(image)])
+    return wide if whole else system
+
+
 def check_system(system: Any, batch: Any, *, seed: int = 0) -> list[Check]:
     """Whether a system keeps the rules that its measurement relies on.
 
@@ -129,7 +147,7 @@ def check_system(system: Any, batch: Any, *, seed: int = 0) -> list[Check]:
     Returns:
         The checks, failed ones with a hint. `require` turns the first failure into an error.
     """
-    wide = _in_float64(system, batch)
+    wide = in_float64(system, batch)
     checks = _values(system, batch)
     with exact_arithmetic(_device(wide, batch)):
         ctx = wide.encode(batch)
@@ -220,23 +238,6 @@ def _unit_direction(z: Any, seed: int) -> Any:
     shape = lambda t: norms.view(-1, *[1] * (t.ndim - 1))  # noqa: E731
     unit = tree_map(lambda t: t / shape(t), draw)
     return tree_map(lambda t, like: t.to(like.device, like.dtype), unit, z)
-
-
-def _in_float64(system: Any, batch: Any) -> Any:
-    """A float64 copy of the system if it has one whose states and images really are float64."""
-    if hasattr(system, "compute_in"):
-        return copy.deepcopy(system).compute_in(torch.float64)
-    if not isinstance(system, nn.Module):
-        return system
-    wide: Any = copy.deepcopy(system).double()
-    try:
-        ctx = wide.encode(batch)
-        z = wide.initial_state(ctx)
-        image = wide.segment(z, ctx)
-    except RuntimeError:  # mixed dtypes inside: it was written for float32 alone
-        return system
-    whole = all(t.dtype == torch.float64 for t in [*leaves(z), *leaves(image)])
-    return wide if whole else system
 
 
 def _device(system: Any, batch: Any) -> torch.device:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt64
 from torch import Tensor
 
 from loopscope.dynamics.escape import escape_rate
@@ -30,7 +30,7 @@ from loopscope.dynamics.system import Check, compare
 CAPTURE, ACCEPT = 0.04, 0.05  # radius of the hole; distance at which an answer counts as right
 LOW, HIGH = 0.15, 0.85  # solutions are uniform in between
 CELLS = 4096  # of the transfer operator
-AUC_16 = 0.96237  # of -FTLE for solved after 16 segments: simulated, standard deviation 8e-5
+AUC_16 = 0.96261  # of -FTLE for solved after 16 segments: 8 simulations of 4e6 orbits, standard error 2e-5
 
 
 class ToyReadout(NamedTuple):
@@ -64,7 +64,7 @@ class LinearMap(Map):
     """z' = A z."""
 
     def __init__(self, matrix: Float[Tensor, "N N"]) -> None:
-        self.matrix = matrix
+        self.matrix = matrix.double()
         self.start = (1.0,) * len(matrix)
 
     def segment(self, z: Float[Tensor, "B N"], ctx: Any) -> Float[Tensor, "B N"]:
@@ -132,7 +132,7 @@ class TanhNet(Map):
     """x' = W tanh x, a random recurrent network."""
 
     def __init__(self, weights: Float[Tensor, "N N"]) -> None:
-        self.weights = weights
+        self.weights = weights.double()
         self.start = (0.5,) * len(weights)
 
     def segment(self, z: Float[Tensor, "B N"], ctx: Any) -> Float[Tensor, "B N"]:
@@ -338,7 +338,7 @@ def _rate_check(run: xr.Dataset, survival: np.ndarray) -> list[Check]:
 
 
 def _auc_check(run: xr.Dataset) -> list[Check]:
-    """AUC of -FTLE at 16 segments, against a simulation of 4e6 orbits (no closed form is known)."""
+    """AUC of -FTLE at 16 segments, against simulations of 3.2e7 orbits (no closed form is known)."""
     solved = run.solved.values[:, -1]
     if run.sizes["segment"] != 16 or solved.all() or not solved.any():
         return []
@@ -380,7 +380,7 @@ def first_exit(
     return at
 
 
-def double(x: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+def double(x: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     """The doubling map x' = 2x mod 1 on uint64, where x stands for x / 2^64: no rounding at all."""
     return x << np.uint64(1)
 

@@ -1,44 +1,86 @@
 """Checkpoints and settings in the format of the official TRM and HRM training code.
 
-A checkpoint is a pickled state dict `step_<N>` (or `weights.pt`) beside `all_config.yaml`. Pickles are
-opened weights-only, so that no code in them can run. What the yaml leaves out (sequence length,
-vocabulary, table size) is read off the tensor shapes; what is in neither must be given.
+A checkpoint is a pickled state dict `step_<N>` (or `weights.pt`, `checkpoint`) beside `all_config.yaml`.
+Pickles are opened weights-only, so that no code in them can run, and checked against the checksums of
+their zip container, which torch itself ignores. The yaml leaves out the sizes; they are read off the
+tensors, and what is in neither must be given.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
-from loopscope.config import ModelSettings, validated
+from loopscope.config import ModelSettings, TrainSettings, validated
 from loopscope.errors import UserError
+from loopscope.files import write_text, written_whole
+from loopscope.models.folder import load_state
+from loopscope.models.recursion import DTYPES, RecursiveModel, build_model
+from loopscope.models.shapes import check_agreement, demand, infer_arch, infer_sizes, num_tokens
 from loopscope.registry import did_you_mean
 
-PREFIXES = ("_orig_mod.model.inner.", "model.inner.", "_orig_mod.inner.", "inner.", "_orig_mod.model.", "model.", "_orig_mod.")
-ARCH_NAMES = {  # class named in the yaml -> our architecture
-    "TinyRecursiveReasoningModel_ACTV1": "trm",
-    "TinyRecursiveReasoningModel_ACTV1_singlez": "trm-singlez",
-    "trm_singlez": "trm-singlez",
-    "HierarchicalReasoningModel_ACTV1": "hrm",
-    "Model_ACTV2": "transformer",
-    "Transformer": "transformer",
+CONFIG = "all_config.yaml"
+FILES = ("weights.pt", "checkpoint", "model.safetensors")
+PREFIX = "_orig_mod.model.inner."  # compile, loss head and halting wrapper around the network
+WRAPPERS = re.compile(r"^(?:(?:module|model|inner)\.)+")
+NAMES = {  # our architecture -> the class as a yaml names it, module@class
+    "trm": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
+    "trm-singlez": "recursive_reasoning.trm_singlez@TinyRecursiveReasoningModel_ACTV1",
+    "hrm": "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1",
+    "transformer": "recursive_reasoning.transformers_baseline@Model_ACTV2",
 }
-NOT_OURS = {"name", "loss", "batch_size", "causal", "puzzle_emb_len_is_set"}  # keys without a meaning here
-CELLS = {11: 81, 6: 900, 12: 900}  # vocabulary -> cells of Sudoku, Maze-Hard, ARC
+MODULES = {"hrm_act_v1": "hrm"} | {name.split("@")[0].rpartition(".")[2]: arch for arch, name in NAMES.items()}
+NOT_OURS = {"name", "loss", "batch_size", "causal", "act_enabled", "act_inference"}  # no part of the map
 OFFICIAL_DEFAULTS: dict[str, dict[str, Any]] = {  # class defaults that a yaml may leave out
     "trm": {"puzzle_emb_len": 16},
     "trm-singlez": {"puzzle_emb_len": 16},
     "hrm": {"no_ACT_continue": False},
-    "transformer": {"no_ACT_continue": False},
+    "transformer": {"no_ACT_continue": False, "L_layers": 0},
 }
+TRAINING = (  # settings that official yaml files and our recipes name alike
+    *("lr", "lr_min_ratio", "lr_warmup_steps", "beta1", "beta2", "weight_decay"),
+    *("puzzle_emb_lr", "puzzle_emb_weight_decay", "ema", "ema_rate", "seed"),
+)
+
+
+def load_official(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
+    """The model of an official checkpoint, a folder or a bare weights file.
+
+    Args:
+        path: folder with `step_<N>` (the latest is taken), `weights.pt` or `checkpoint`; or such a file.
+        known: settings from the user; they win over the yaml, and the tensors must agree with them.
+    Raises:
+        UserError: no, damaged or unsafe weights; settings missing, misspelt or contradicting.
+    """
+    weights, config_file = find_files(path)
+    state = read_weights(weights)
+    config = read_config(config_file) if config_file else {}
+    told = infer_arch(state, weights) | _sizes_beside(weights)
+    if config_file:
+        told |= arch_values(config["arch"], str(config_file), known.get("arch")) | _own_section(config)
+    told |= known
+    sizes = infer_sizes(state, told, weights)
+    demand(told | sizes, weights, config_file)
+    settings = validated(ModelSettings, told | sizes, str(config_file or weights))
+    check_agreement(state, settings, weights, {"": "the settings say"} | dict.fromkeys(known, "you passed"))
+    model = build_model(settings, seed=0)
+    load_state(model, state, str(weights))
+    model.facts = _facts(weights, config) | {"assumed": _assumed(state, told, settings)}
+    return model
+
+
+# -- reading
 
 
 def find_files(path: Path) -> tuple[Path, Path | None]:
@@ -50,124 +92,215 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
         UserError: the folder holds no weights.
     """
     if path.is_file():
-        config = path.parent / "all_config.yaml"
+        config = path.parent / CONFIG
         return path, config if config.is_file() else None
-    steps = [f for f in path.iterdir() if re.fullmatch(r"step_\d+(?:_.*)?", f.name) and f.is_file()]
-    steps.sort(key=lambda f: int(f.name.split("_")[1]))
-    for candidate in (*reversed(steps), path / "weights.pt", path / "checkpoint"):
+    steps = [f for f in path.iterdir() if step_of(f) is not None]
+    for candidate in (*sorted(steps, key=step_of, reverse=True), *(path / name for name in FILES)):  # type: ignore[arg-type]
         if candidate.is_file():
             return find_files(candidate)
-    raise UserError(f"{path}: no checkpoint here. Expected model.safetensors, step_<N>, weights.pt or checkpoint.")
+    raise UserError(f"{path}: no model here. Expected {', '.join(FILES)} or step_<N>.{_below(path)}")
+
+
+def step_of(file: Path) -> int | None:
+    """The N of `step_<N>` or `step_<N>_<anything>`, None for other names."""
+    match = re.fullmatch(r"step_(\d+)(?:_.*)?", file.name)
+    return int(match[1]) if match else None
+
+
+def _below(path: Path) -> str:
+    inside = sorted({f.parent.name for pattern in ("step_*", *FILES) for f in path.glob(f"*/{pattern}")})
+    return f" There are models below: name one of {', '.join(inside)}." if inside else ""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint file, on the CPU, prefix removed; never runs code from the file.
+    """The state dict of a weights file, on the CPU, wrappers removed; never runs code from the file.
 
     Raises:
-        UserError: truncated, not a checkpoint, or holding objects other than tensors.
+        UserError: damaged, not a checkpoint, or holding objects other than tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: refused, because the file holds something besides tensors and opening it could run code. "
-            "Get the weights from a source you trust, saved as a plain state dict or safetensors."
-        ) from None
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError):
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
+        state = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except UserError:
+        raise
+    except Exception:  # a damaged pickle fails anywhere inside the reader, with any type of error
         raise UserError(f"{path}: not a readable checkpoint; the file is damaged or cut off. Fetch it again.") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict of tensors, found {type(state).__name__}.")
-    return strip_prefix(state)
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}. Save the state dict alone.")
+    other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise UserError(
+            f"{path}: entry {str(other)[:60]!r} is not a tensor, and a state dict holds nothing else. "
+            "Save the part with the weights on its own."
+        )
+    return strip_prefix(state, str(path))
 
 
-def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without the wrappers that compiling, the loss head and the halting wrapper add."""
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return {key.removeprefix(prefix): value for key, value in state.items()}
-    return dict(state)
+def _unpickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):
+            raise
+        raise UserError(
+            f"{path}: refused, because it holds objects besides tensors and opening them could run code. "
+            "Get the weights from a source you trust, as a plain state dict or as safetensors."
+        ) from None
+
+
+def _check_sums(path: Path) -> None:
+    """Raise when an entry of the zip container does not match its checksum (all zero: none were kept)."""
+    with zipfile.ZipFile(path) as container:
+        if any(entry.CRC for entry in container.infolist()) and container.testzip() is not None:
+            raise zipfile.BadZipFile
+
+
+def strip_prefix(state: Mapping[str, Tensor], source: str = "weights") -> dict[str, Tensor]:
+    """Keys without the wrappers that compiling, data parallelism, loss head and halting add.
+
+    Raises:
+        UserError: two keys become one.
+    """
+    bare: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = WRAPPERS.sub("", str(key).replace("_orig_mod.", ""))
+        if name in bare:
+            raise UserError(f"{source}: tensor {name} is there twice, under two prefixes. Keep one of them.")
+        bare[name] = value
+    return bare
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The `arch` section of an `all_config.yaml`.
+    """An `all_config.yaml`; its `arch` section is there.
 
     Raises:
-        UserError: not yaml or no `arch`.
+        UserError: unreadable, not yaml or no `arch`.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as yaml: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not isinstance(values.get("arch"), dict):
-        raise UserError(f"{path}: no `arch` section. Expected the all_config.yaml of a training run.")
-    return values["arch"]
+        raise UserError(f"{path}: no `arch` section. Expected the {CONFIG} of a training run.")
+    return values
 
 
-def settings_from_arch(arch: Mapping[str, Any], sizes: Mapping[str, int], source: str = "") -> ModelSettings:
-    """Official `arch` settings (yaml section or class arguments) to ours.
+def settings_from_arch(arch: Mapping[str, Any], sizes: Mapping[str, int], source: str = "arch") -> ModelSettings:
+    """Official `arch` settings (yaml section or class arguments) to ours, without any tensors.
 
     Args:
-        arch: official keys; unknown ones are an error.
+        arch: official keys; unknown ones are an error. `arch["arch"]` may name the architecture.
         sizes: seq_len, vocab_size, num_puzzle_identifiers, where `arch` lacks them.
         source: file name for messages.
     """
-    name = str(arch.get("name", "")).rpartition("@")[2]
-    known = set(ModelSettings.model_fields) | NOT_OURS
-    unknown = sorted(set(arch) - known)
+    values = {"mlp_t": False, "puzzle_emb_ndim": 0, **sizes, **arch_values(arch, source)}
+    demand(values, source, None)
+    return validated(ModelSettings, values, source)
+
+
+def arch_values(arch: Mapping[str, Any], source: str, family: str | None = None) -> dict[str, Any]:
+    """The part of an `arch` section that we know, with the defaults of the official class.
+
+    Raises:
+        UserError: unknown key or unknown class (unless `family` says which of ours it is).
+    """
+    known = {*ModelSettings.model_fields, *NOT_OURS}
+    unknown = sorted(str(key) for key in arch if key not in known)
     if unknown:
         raise UserError(f"{source}: arch.{unknown[0]}: unknown key. {did_you_mean(unknown[0], known)}")
-    family = arch.get("arch") or ARCH_NAMES.get(name)
+    module = str(arch.get("name", "")).partition("@")[0].rpartition(".")[2]
+    family = family or arch.get("arch") or MODULES.get(module)
     if family is None:
-        raise UserError(f"{source}: arch.name is {name!r}. {did_you_mean(name, ARCH_NAMES)}")
-    missing = [key for key in ("H_cycles", "L_cycles", "hidden_size", "num_heads") if key not in arch]
-    if missing and family != "transformer":
-        raise UserError(f"{source}: arch.{missing[0]} is missing, and the weights do not tell it. Add it to the file.")
-    values = {**OFFICIAL_DEFAULTS.get(family, {}), "forward_dtype": "bfloat16", **sizes}
-    values |= {k: v for k, v in arch.items() if k in ModelSettings.model_fields}
-    if not values.get("puzzle_emb_ndim"):
+        raise UserError(
+            f"{source}: arch.name {arch.get('name')!r} is not one of ours ({', '.join(sorted(MODULES))}). "
+            f"If it behaves like one of {', '.join(NAMES)}, say so: load(..., arch='trm'), --set arch=trm."
+        )
+    values = {"forward_dtype": "bfloat16", **OFFICIAL_DEFAULTS.get(family, {})}
+    values |= {key: value for key, value in arch.items() if key in ModelSettings.model_fields}
+    if family.startswith("trm"):
+        values.pop("H_layers", None)  # officially ignored: one block serves both states
+    if not arch.get("puzzle_emb_ndim"):
         values["puzzle_emb_len"] = 0
-    return validated(ModelSettings, {**values, "arch": family}, source)
+    return {**values, "arch": family}
 
 
-def infer_arch(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the tensors alone tell of the architecture, as official `arch` keys."""
-    facts: dict[str, Any] = {"hidden_size": _shape(state, "embed_tokens.embedding_weight")[1]}
-    families = {"H_level": any(k.startswith("H_level.") for k in state), "L_level": any(k.startswith("L_level.") for k in state)}
-    if all(families.values()):
-        facts["arch"] = "hrm"
-    elif families["H_level"]:
-        facts["arch"] = "transformer"
-    else:
-        facts["arch"] = "trm" if "H_init" in state else "trm-singlez"
-    for level in ("H", "L"):
-        layers = {k.split(".")[2] for k in state if k.startswith(f"{level}_level.layers.")}
-        facts[f"{level}_layers"] = len(layers)
-    facts["mlp_t"] = any(".mlp_t." in k for k in state)
-    facts["puzzle_emb_ndim"] = state["puzzle_emb.weights"].shape[1] if "puzzle_emb.weights" in state else 0
-    if "embed_pos.embedding_weight" in state:
-        facts["pos_encodings"] = "learned"
+def _sizes_beside(weights: Path) -> dict[str, int]:
+    """Sizes from `data/<task>_meta.json` beside the model's folder, the layout of some Hub repositories."""
+    folder = weights.resolve().parent
+    for file in sorted((folder.parent / "data").glob("*_meta.json")):
+        if file.name.removesuffix("_meta.json") in folder.name:
+            try:
+                meta = json.loads(file.read_text(encoding="utf-8"))
+                return {key: int(meta[key]) for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                raise UserError(f"{file}: expected json with seq_len, vocab_size and num_puzzle_identifiers.") from None
+    return {}
+
+
+def _own_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `save_official` notes beside the official keys, because the official code gets it from the data."""
+    section = config.get("loopscope")
+    return {"seq_len": section["seq_len"]} if isinstance(section, dict) and "seq_len" in section else {}
+
+
+def _assumed(state: Mapping[str, Tensor], told: Mapping[str, Any], settings: ModelSettings) -> dict[str, Any]:
+    """Settings that nobody told, with the values taken."""
+    from_vocabulary = ["seq_len"] if "seq_len" not in told and num_tokens(state) is None else []
+    by_default = [key for key in ("halt_max_steps", "no_ACT_continue") if key not in told]
+    return {key: getattr(settings, key) for key in (*from_vocabulary, *by_default)}
+
+
+def _facts(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"format": "official", "source": str(weights)}
+    step = step_of(weights)
+    facts |= {} if step is None else {"step": step}
+    if config:  # the TRM code saves the averaged weights in place of the raw ones
+        facts |= {"weights": "ema" if config.get("ema") else "raw", "official": dict(config)}
     return facts
 
 
-def infer_sizes(state: Mapping[str, Tensor], arch: Mapping[str, Any]) -> dict[str, int]:
-    """seq_len, vocab_size and num_puzzle_identifiers from the shapes (and the vocabulary's usual board)."""
-    vocab, width = _shape(state, "embed_tokens.embedding_weight")
-    table = state.get("puzzle_emb.weights")
-    sizes = {"vocab_size": vocab, "num_puzzle_identifiers": 1 if table is None else table.shape[0]}
-    ndim = 0 if table is None else table.shape[1]
-    default = 16 if str(arch.get("arch")).startswith("trm") or "Tiny" in str(arch.get("name")) else 0
-    prefix = (arch.get("puzzle_emb_len", default) or -(-ndim // width)) if ndim else 0
-    mixer = [v.shape[1] for k, v in state.items() if k.endswith("mlp_t.gate_up_proj.weight")]
-    tokens = mixer[0] if mixer else len(state.get("embed_pos.embedding_weight", ()))
-    if tokens:
-        sizes["seq_len"] = tokens - prefix
-    elif vocab in CELLS:
-        sizes["seq_len"] = CELLS[vocab]
-    return sizes
+# -- writing
 
 
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, int]:
-    if key not in state:
-        raise UserError(f"no tensor {key} in the checkpoint: it is not a TRM or HRM. Found {', '.join(list(state)[:3])} ...")
-    rows, columns = state[key].shape
-    return rows, columns
+def save_official(model: RecursiveModel, path: str | Path) -> Path:
+    """Write `step_<N>` and `all_config.yaml` as the official code leaves them.
+
+    N is the step the model was saved at, as far as known. Start states have the forward dtype, all
+    other tensors float32.
+
+    Args:
+        model: any architecture with an official counterpart.
+        path: the folder; made when missing, other files in it stay.
+    Returns:
+        The weights file.
+    Raises:
+        UserError: the model has a setting that the official code lacks.
+    """
+    if model.settings.random_init:
+        raise UserError("random_init=True: the official format has no such setting. Keep the model in our own format.")
+    dtype = DTYPES[model.settings.forward_dtype]
+    state = {
+        PREFIX + key: value.detach().to("cpu", dtype if key in ("H_init", "L_init") else torch.float32)
+        for key, value in model.state_dict().items()
+    }
+    weights = Path(path) / f"step_{model.facts.get('step', 0)}"
+    write_text(weights.parent / CONFIG, yaml.safe_dump(_official_config(model)))
+    with written_whole(weights) as beside:
+        torch.save(OrderedDict(state), beside)
+    return weights
+
+
+def _official_config(model: RecursiveModel) -> dict[str, Any]:
+    """The yaml: what an earlier official yaml or our recipe tells, else our defaults."""
+    before = model.facts.get("official", {})
+    train = {**TrainSettings().model_dump(), **model.facts.get("recipe", {}).get("train", {})}
+    mine = {"seq_len", "vocab_size", "num_puzzle_identifiers", "arch", "random_init"}
+    arch = {key: value for key, value in model.settings.model_dump().items() if key not in mine}
+    arch["name"] = before.get("arch", {}).get("name", NAMES[model.settings.arch])
+    arch["loss"] = before.get("arch", {}).get(
+        "loss", {"name": "losses@ACTLossHead", "loss_type": f"{train['loss']}_cross_entropy"}
+    )
+    values = {key: train[key] for key in TRAINING}
+    values |= {"global_batch_size": train["batch_size"], "epochs": train["epochs"] or 1, "data_paths": []}
+    return {**values, **before, "arch": arch, "loopscope": {"seq_len": model.settings.seq_len}}

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loopscope.config import ModelSettings
+from loopscope.files import sha256
 from loopscope.latent import tree_map
 from loopscope.models.layers import (
     Block,
@@ -191,6 +192,12 @@ class RecursiveModel(nn.Module):
     def num_parameters(self) -> int:
         """Trained numbers; the puzzle table and the start states are buffers and do not count."""
         return sum(p.numel() for p in self.parameters())
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over names and values of all tensors and the settings: equal hashes, equal maps."""
+        tensors = (f"{k}".encode() + v.detach().cpu().contiguous().numpy().tobytes() for k, v in self.state_dict().items())
+        return sha256(self.settings.model_dump_json().encode(), *tensors)
 
     @property
     def application_flops(self) -> float:

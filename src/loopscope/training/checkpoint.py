@@ -1,8 +1,8 @@
 """Checkpoints that hold the whole state of a run, written whole or not at all.
 
 `checkpoints/step_00001000/` holds weights, EMA, optimiser moments and carry slots as safetensors and
-`state.json` with the step and a sha256 per file. Sampler and random numbers are functions of the seed
-and the step, so the step is all they need.
+`state.json` with the step, the running sums of the metrics and a sha256 per file. The order of the
+puzzles and all random numbers are functions of the seed and the step, so the step is all they need.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save_file
 from torch import Tensor
 
 from loopscope.errors import UserError
 from loopscope.files import sha256, write_json, written_whole
 
+Parts = Mapping[str, Mapping[str, Tensor]]
 
-def save(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
+
+def save(folder: Path, step: int, parts: Parts, facts: Mapping[str, Any]) -> Path:
     """Write one checkpoint.
 
     Args:
@@ -35,38 +38,45 @@ def save(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], fac
     with written_whole(path) as beside:
         beside.mkdir()
         for stem, tensors in parts.items():
-            save_file({k: v.detach().contiguous() for k, v in tensors.items()}, beside / f"{stem}.safetensors")
+            plain = {name: t.detach().contiguous() for name, t in tensors.items()}
+            save_file(plain, beside / f"{stem}.safetensors")
         digests = {f.name: sha256(f.read_bytes()) for f in sorted(beside.iterdir())}
         write_json(beside / "state.json", {"step": step, **facts, "sha256": digests})
     return path
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read one checkpoint: tensors by part, and the values of `state.json`.
+    """Read one checkpoint: tensors by part and name, on the CPU, and the values of `state.json`.
 
     Raises:
         UserError: a file is missing or does not match its checksum.
     """
-    state = path / "state.json"
-    if not state.is_file():
-        raise UserError(f"{path}: not a checkpoint (no state.json). Expected a folder step_<N> of a run.")
-    facts = json.loads(state.read_text())
+    try:
+        facts = json.loads((path / "state.json").read_text())
+        digests = facts.pop("sha256")
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path / 'state.json'}: missing or damaged. {_go_back(path)}") from None
     parts = {}
-    for name, digest in facts.pop("sha256").items():
+    for name, digest in digests.items():
         file = path / name
-        if not file.is_file() or sha256(file.read_bytes()) != digest:
-            raise UserError(f"{file}: missing or damaged (checksum differs). Resume from an older checkpoint.")
-        parts[file.stem] = load_file(file)
+        content = file.read_bytes() if file.is_file() else b""
+        if sha256(content) != digest:
+            raise UserError(f"{file}: missing or damaged (its checksum differs). {_go_back(path)}")
+        parts[file.stem] = load_bytes(content)
     return parts, facts
 
 
+def _go_back(path: Path) -> str:
+    return f"Remove the folder {path.name} to resume from the checkpoint before it."
+
+
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run's `checkpoints` folder, None if there is none."""
-    found = sorted(p for p in folder.glob("step_*") if (p / "state.json").is_file())
-    return found[-1] if found else None
+    """The newest checkpoint of a run's `checkpoints` folder, None if there is none."""
+    return max(folder.glob("step_*"), default=None)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    """Remove all but the `keep` newest checkpoints, and what a killed process left half-written."""
+    assert keep > 0
+    for old in [*sorted(folder.glob("step_*"))[:-keep], *folder.glob(".step_*.part")]:
         shutil.rmtree(old)

@@ -6,24 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
-    """Shadow of every *parameter* (buffers, the puzzle table among them, are not averaged)."""
+    """Shadow of every *parameter* (buffers, the puzzle table among them, are not averaged).
+
+    Attributes:
+        shadow: the averaged weights by name.
+    """
 
     def __init__(self, model: nn.Module, rate: float) -> None:
         self.rate = rate
-        self.model = model
-        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.weights = {name: p.detach() for name, p in model.named_parameters()}  # views: they follow
+        self.shadow = {name: p.clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """shadow <- rate * shadow + (1 - rate) * weights; call after every optimiser step."""
-        params = [p.detach() for p in self.model.parameters()]
-        shadow = list(self.shadow.values())
+        shadow = [self.shadow[name] for name in self.weights]
         torch._foreach_mul_(shadow, self.rate)
-        torch._foreach_add_(shadow, params, alpha=1 - self.rate)
+        torch._foreach_add_(shadow, list(self.weights.values()), alpha=1 - self.rate)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -36,7 +39,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, p in self.model.named_parameters():
-            raw: Tensor = p.detach().clone()
-            p.copy_(self.shadow[name])
+        for name, weight in self.weights.items():
+            raw = weight.clone()
+            weight.copy_(self.shadow[name])
             self.shadow[name].copy_(raw)

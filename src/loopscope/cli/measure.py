@@ -1,0 +1,66 @@
+"""loopscope measure: orbits, exponents, drift, restarts, into one labelled file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loopscope.cli import app, options
+from loopscope.errors import UserError
+
+
+@app.command()
+def measure(
+    model: options.Model,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(help="Result, a .zarr folder; an interrupted run goes on.")],
+    segments: Annotated[int | None, typer.Option(help="Length of the orbits; default the training budget.")] = None,
+    exponents: Annotated[int, typer.Option(help="Leading Lyapunov exponents per puzzle.", min=0)] = 0,
+    exponent_segments: Annotated[
+        int | None, typer.Option(help="Segments they cover; default the training budget.")
+    ] = None,
+    sigmas: Annotated[str, typer.Option(help="Sizes of the kicks of restarts, with commas.")] = "",
+    restarts: Annotated[int, typer.Option(help="Restarts per size.", min=1)] = 8,
+    restart_segments: Annotated[int | None, typer.Option(help="Their length; default the training budget.")] = None,
+    reorth: Annotated[str, typer.Option(help="Re-orthonormalise every segment or update.")] = "segment",
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    seed: options.Seed = 0,
+    skip_invalid: options.SkipInvalid = False,
+    known: options.Known = None,
+) -> None:
+    """Measure how a model thinks: drift, exponents, escape far beyond the budget, restarts.
+
+    \b
+    loopscope measure sudoku9-cpu --data sudoku9-demo --segments 64 --exponents 2 --out demo.zarr
+    loopscope measure RUN --data test.csv.gz --limit 512 --sigmas 0.1,0.3,1 --restarts 8 --out RUN.zarr
+    loopscope report RUN.zarr --out report.html
+    """
+    from loopscope.dynamics.measure import measure as run
+
+    if out.suffix != ".zarr":
+        raise UserError(f"--out {out}: expected a name that ends in .zarr.")
+    puzzles = options.read_data(data, limit, skip_invalid)
+    network = options.load_model(model, known)
+    runs = run(
+        network,
+        puzzles,
+        segments=segments,
+        exponents=exponents,
+        exponent_segments=exponent_segments,
+        sigmas=options.parse_numbers(sigmas, float, "--sigmas"),
+        restarts=restarts,
+        restart_segments=restart_segments,
+        reorth=reorth,
+        batch_size=batch_size,
+        seed=seed,
+        out=out,
+        progress=options.show_progress(),
+    )
+    solved = runs["solved"].isel(segment=min(int(runs.attrs["budget"]), runs.sizes["segment"]) - 1)
+    options.console.print(
+        f"{runs.sizes['puzzle']} puzzles, {int(solved.sum())} solved within the budget; written to {out}\n"
+        f"next: loopscope report {out} --out report.html"
+    )

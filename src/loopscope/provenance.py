@@ -1,0 +1,29 @@
+"""What a result must tell of its making: versions, machine, command, time."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("loopscope", "torch", "numpy", "xarray", "zarr", "scipy")
+
+
+def provenance() -> dict[str, str]:
+    """Plain strings, ready for json or dataset attributes."""
+    return {
+        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "command": shlex.join([sys.argv[0].rpartition("/")[2] or "python", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"

@@ -1,0 +1,159 @@
+"""How all figures look, and how they become inline SVG with the same bytes for the same data.
+
+Figures are drawn 5 inches wide, so that their text stays readable when a phone shrinks them. Text stays
+text; black ink becomes `currentColor`, so that the page decides about dark mode.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+SOLVED, UNSOLVED, GREY, INK = "#009E73", "#D55E00", "#8C8C8C", "#1B1B1A"
+OUTCOMES = {  # name -> how it is drawn; told apart by dash and marker as well as by colour
+    "solved": {"color": SOLVED, "linestyle": "-", "marker": "o"},
+    "unsolved": {"color": UNSOLVED, "linestyle": (0, (4, 2)), "marker": "x"},
+}
+STYLE: dict[str, Any] = {
+    "figure.figsize": (5.0, 3.1),
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.minor.width": 0.5,
+    "ytick.minor.width": 0.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "loopscope",
+    "axes.unicode_minus": True,
+}
+styled: Callable[..., Any] = mpl.rc_context(STYLE)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what belongs to it.
+
+    Attributes:
+        key: short name, used for the file name of its data.
+        title: what is shown.
+        figure: the picture.
+        table: the numbers behind it.
+        caption: how to read it, with n and interval.
+    """
+
+    key: str
+    title: str
+    figure: Figure
+    table: pd.DataFrame
+    caption: str
+
+
+def to_svg(figure: Figure, title: str) -> str:
+    """The figure as an `<svg>` element for a page: no date, no size, no prolog, stable ids."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", text)  # group names repeat from figure to figure
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(INK, "currentColor", text, flags=re.IGNORECASE)
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def line(ax: Axes, x: np.ndarray, y: np.ndarray, outcome: str, **more: Any) -> None:
+    """A curve in the colour and dash of its outcome."""
+    kind = OUTCOMES[outcome]
+    ax.plot(x, y, color=kind["color"], linestyle=kind["linestyle"], **more)
+
+
+def band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str) -> None:
+    """An interval around a curve."""
+    ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def log_segments(ax: Axes, stop: int, label: str = "segments") -> None:
+    """Log time axis from 1 to `stop`, ticks at powers of two, without crowding."""
+    ticks = [2**i for i in range(int(np.log2(max(stop, 1))) + 1)]
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(0.93, stop * 1.07 if stop > 1 else 2)
+    ax.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 9 else ticks[::2]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(label)
+
+
+def mark_budget(ax: Axes, budget: int, words: str | None = "training budget") -> None:
+    """Dashed grey line where training stopped, named at its top."""
+    ax.axvline(budget, color=GREY, linestyle="--", linewidth=0.9, zorder=1)
+    if words:
+        ax.annotate(
+            f"{words} ",
+            (budget, 1),
+            xycoords=("data", "axes fraction"),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=GREY,
+            annotation_clip=False,
+        )
+
+
+def label_right(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0.075) -> None:
+    """Names of curves at the right edge, at the height of their ends, moved apart where they would touch.
+
+    Args:
+        ax: with its final limits and scales.
+        ends: (y in data units, text, colour) per curve.
+        gap: least distance, as a share of the axis.
+    """
+    to_axes = ax.transData + ax.transAxes.inverted()
+    placed = sorted((float(to_axes.transform((ax.get_xlim()[1], y))[1]), text, color) for y, text, color in ends)
+    heights = [min(max(y, 0.0), 1.0) for y, _, _ in placed]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap * (1 + placed[i - 1][1].count("\n")))
+    overflow = max(0.0, heights[-1] - 1) if heights else 0.0
+    for height, (_, text, color) in zip(heights, placed, strict=True):
+        ax.text(1.015, height - overflow, text, transform=ax.transAxes, color=color, va="center", fontsize=8)
+
+
+def per_cent(ax: Axes) -> None:
+    """Shares on the y axis, printed in per cent."""
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))

@@ -1,0 +1,213 @@
+"""Figures about when puzzles are solved: accuracy, survival, restarts, and the curves of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from loopscope.dynamics.escape import survival
+from loopscope.evaluation.intervals import wilson
+from loopscope.reports.drawing import (
+    GREY,
+    OUTCOMES,
+    SOLVED,
+    UNSOLVED,
+    Plot,
+    band,
+    label_right,
+    line,
+    log_segments,
+    mark_budget,
+    per_cent,
+    styled,
+)
+from loopscope.reports.measurement import Measurement
+from loopscope.reports.quantity import rate
+from loopscope.reports.tables import escape, restart_rates
+
+
+@styled
+def accuracy_by_segment(m: Measurement) -> Plot:
+    """Share of puzzles right after each segment."""
+    counts = m.solved.sum(axis=0)
+    found = [wilson(int(count), m.n) for count in counts]
+    ever = np.maximum.accumulate(m.solved, axis=1).sum(axis=0) / m.n
+    segment = np.arange(1, m.stop + 1)
+    table = pd.DataFrame(
+        {
+            "segment": segment,
+            "solved": [e.value for e in found],
+            "low": [e.low for e in found],
+            "high": [e.high for e in found],
+            "ever_solved": ever,
+            "n": m.n,
+        }
+    )
+    figure = Figure()
+    ax = figure.subplots()
+    band(ax, segment, table["low"].to_numpy(), table["high"].to_numpy(), SOLVED)
+    line(ax, segment, table["solved"].to_numpy(), "solved", marker="o" if m.stop <= 24 else "")
+    _time_axis(ax, m)
+    ax.set_ylim(0, 1.02)
+    per_cent(ax)
+    ax.set_ylabel("puzzles solved")
+    label_right(ax, [(float(table["solved"].iloc[-1]), f"{100 * table['solved'].iloc[-1]:.1f} %", SOLVED)])
+    reverted = ever[-1] - table["solved"].iloc[-1]
+    caption = (
+        f"Share of {m.n:,} puzzles whose whole answer is right after each segment; band: Wilson 95 % interval. "
+        f"{_cost(m)} At the last segment, {100 * reverted:.1f} % of the puzzles had been right earlier and were not any more."
+    )
+    return Plot("accuracy", "Accuracy against segments", figure, table, caption)
+
+
+@styled
+def survival_curve(m: Measurement) -> Plot:
+    """Share of puzzles never solved so far, and the escape rate fitted after the budget."""
+    curve = survival(m.first_solved, stop=m.stop)
+    table = pd.DataFrame(
+        {
+            "segment": curve.segment,
+            "unsolved": curve.fraction,
+            "low": curve.low,
+            "high": curve.high,
+            "at_risk": curve.at_risk,
+        }
+    )
+    shown = table[(table["segment"] > 0) & (table["unsolved"] > 0)]
+    x = shown["segment"].to_numpy()
+    figure = Figure()
+    ax = figure.subplots()
+    band(ax, x, np.maximum(shown["low"].to_numpy(), 1e-9), shown["high"].to_numpy(), UNSOLVED)
+    line(ax, x, shown["unsolved"].to_numpy(), "unsolved")
+    least = max(float(shown["unsolved"].min()) if len(shown) else 0.1, 0.5 / m.n)
+    ax.set_yscale("log")
+    ax.set_ylim(least / 2, 1.1)
+    per_cent(ax)
+    ax.set_ylabel("puzzles not yet solved")
+    _time_axis(ax, m)
+    fitted = escape(m)
+    words = "No segments were run after the budget, so there is no escape rate; add `--segments 128`."
+    if m.stop > m.budget and fitted is None:
+        words = f"Every puzzle is solved by segment {m.budget}; there is no escape rate."
+    if fitted is not None:
+        later = np.arange(m.budget, m.stop + 1)
+        at_budget = float(curve.fraction[m.budget])
+        decay = [at_budget * np.exp(-k * (later - m.budget)) for k in (fitted.value, fitted.low, fitted.high)]
+        table["fit"] = np.concatenate([np.full(m.budget, np.nan), decay[0]])
+        band(ax, later, np.maximum(decay[2], 1e-9), decay[1], GREY)
+        ax.plot(later, decay[0], color=GREY, linewidth=1.2)
+        ends = [(max(float(decay[0][-1]), least / 2), "fit", GREY)]
+        label_right(ax, [*ends, (float(shown["unsolved"].iloc[-1]), "measured", UNSOLVED)])
+        words = f"Grey: constant escape rate after the budget, {rate(fitted)} ({rate(fitted).note})."
+        if m.applications > 1:
+            words += f" That is {rate(fitted.per_application(m.applications))}."
+    caption = (
+        f"Share of {m.n:,} puzzles without a right answer so far (Kaplan-Meier, 95 % band; both axes are logarithmic). "
+        f"{words} A straight fall on this axis means that the rate drops with time."
+    )
+    return Plot("survival", "Survival of unsolved puzzles", figure, table, caption)
+
+
+@styled
+def restart_curves(m: Measurement) -> Plot:
+    """Solve rate of one restart and of the best of K against the size of the kick, by outcome."""
+    sigmas = m.data["sigma"].to_numpy().astype(float)
+    K = m.data.sizes["restart"]
+    rows: list[dict[str, Any]] = []
+    for outcome, chosen in (("solved", m.correct), ("unsolved", ~m.correct)):
+        for i, sigma in enumerate(sigmas):
+            single, best, _ = restart_rates(m, chosen, i)
+            for kind, q in (("one restart", single), (f"best of {K}", best)):
+                found = {"value": q.value, "low": q.low, "high": q.high, "n": q.n}
+                rows.append({"plain_start": outcome, "sigma": sigma, "kind": kind, **found})
+    table = pd.DataFrame(rows)
+    figure = Figure()
+    ax = figure.subplots()
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_xlim(-0.25, len(sigmas) - 0.75)
+    position, ends = np.arange(len(sigmas)), []
+    for (outcome, kind), part in table.groupby(["plain_start", "kind"], sort=True):
+        if part["n"].iloc[0] == 0:
+            continue
+        look, many = OUTCOMES[str(outcome)], str(kind).startswith("best")
+        value = part["value"].to_numpy()
+        errors = np.abs(np.stack([value - part["low"].to_numpy(), part["high"].to_numpy() - value]))
+        ax.errorbar(
+            position + (0.03 if many else -0.03),
+            value,
+            yerr=errors,
+            color=look["color"],
+            linestyle=look["linestyle"],
+            linewidth=1.7 if many else 0.9,
+            elinewidth=0.9,
+            marker="D" if many else "o",
+            markerfacecolor=look["color"] if many else "none",
+        )
+        ends.append((float(value[-1]), f"{outcome},\n{kind}", str(look["color"])))
+    label_right(ax, ends, gap=0.07)
+    ax.set_xticks(position, [f"{s:g}" for s in sigmas])
+    ax.set_xlabel("size of the kick, sigma (standard deviations of the start)")
+    ax.set_ylabel("solved after the kick")
+    per_cent(ax)
+    right, wrong = int(m.correct.sum()), int((~m.correct).sum())
+    caption = (
+        f"Solve rate of restarts from a perturbed start, for {right:,} puzzles that the plain start solved and {wrong:,} "
+        f"that it did not. Diamonds, thick: any of {K} restarts (Wilson); circles, thin: one restart (bootstrap over "
+        f"puzzles); bars: 95 %. A restart runs {m.attrs.get('restart_segments', m.budget)} segments and counts as solved if "
+        "right at any of them."
+    )
+    return Plot("restarts", "Restarts from perturbed starts", figure, table, caption)
+
+
+@styled
+def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
+    """Loss and exact accuracy of a training run.
+
+    Args:
+        lines: of its metrics.jsonl, in order: {"step", "minutes", "kind": "train" | "eval", "loss",
+            "exact_accuracy", ...}.
+    """
+    table = pd.DataFrame(list(lines))
+    for column in ("step", "kind", "loss", "exact_accuracy"):
+        table[column] = table.get(column, np.nan)
+    train, held_out = table[table["kind"] == "train"], table[table["kind"] == "eval"]
+    figure = Figure(figsize=(5.0, 4.2))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.plot(train["step"], train["loss"], color=GREY, linewidth=1.2)
+    upper.set_yscale("log")
+    upper.set_ylabel("training loss, nats per puzzle")
+    lower.plot(train["step"], train["exact_accuracy"], color=GREY, linewidth=1.0)
+    ends = [(float(train["exact_accuracy"].iloc[-1]), "training", GREY)] if len(train) else []
+    words = "There were no validation scores yet."
+    if len(held_out):
+        score, n = held_out["exact_accuracy"].astype(float), len(held_out)
+        lower.plot(held_out["step"], score, color=SOLVED, marker="o", markersize=3)
+        ends.append((float(score.iloc[-1]), "validation", SOLVED))
+        best = held_out.loc[score.idxmax()]
+        words = f"Best of {n} validations: {100 * best['exact_accuracy']:.1f} % at step {int(best['step']):,}."
+    lower.set_ylim(0, 1.02)
+    per_cent(lower)
+    lower.set_ylabel("puzzles solved")
+    lower.set_xlabel("training step")
+    label_right(lower, ends)
+    caption = (
+        "Top: mean loss of the training batches. Bottom: share of puzzles whose whole answer is right, in training "
+        f"batches (as they halt, with augmented puzzles) and on held-out puzzles. {words}"
+    )
+    return Plot("training", "Training", figure, table, caption)
+
+
+def _time_axis(ax: Any, m: Measurement) -> None:
+    log_segments(ax, m.stop)
+    if m.trained:
+        mark_budget(ax, m.budget)
+
+
+def _cost(m: Measurement) -> str:
+    return f"One segment is {m.applications} applications of the block." if m.applications > 1 else ""
+
+

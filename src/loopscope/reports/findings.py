@@ -1,0 +1,237 @@
+"""What the numbers say, in sentences chosen by the numbers and their intervals.
+
+Each finding is a verdict and its evidence. When an interval covers both answers the verdict is
+"undecided"; when a class is empty the finding says so. Nothing is written in advance for a model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from loopscope.dynamics.fate import FateTable
+from loopscope.evaluation.intervals import wilson
+from loopscope.reports.measurement import Measurement
+from loopscope.reports.quantity import Quantity, percent, rounded, zero_bound
+from loopscope.reports.tables import escape, fates, headline, restart_rates
+
+SINGLE_PEAK = 0.64  # variance that Otsu's cut explains of a normal sample: below, there is nothing to cut
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict in a few words, and the evidence for it."""
+
+    verdict: str
+    evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.evidence}"
+
+
+def findings(m: Measurement) -> list[Finding]:
+    """All findings that the measurement allows."""
+    numbers = headline(m)
+    candidates = [
+        fate_finding(fates(m)),
+        exponent_finding(numbers),
+        sign_finding(numbers),
+        time_finding(m),
+        restart_finding(m),
+        halt_finding(numbers),
+    ]
+    return [finding for finding in candidates if finding is not None]
+
+
+def fate_finding(table: FateTable | None) -> Finding | None:
+    """Whether failures settle on a wrong answer or keep wandering."""
+    if table is None:
+        return None
+    settled, wrong = table.settled_wrong, table.settled_wrong + table.wandering_wrong
+    if wrong == 0:
+        return Finding("No failure to classify", "every puzzle was solved, so the fate of failures is NaN.")
+    if table.threshold.reason or table.threshold.separation <= SINGLE_PEAK:
+        return Finding("Undecided whether failures settle or wander", _no_cut(table))
+    interval = table.settled_among_wrong
+    counts = f"{settled} of {wrong} failures settled ({percent(interval.value)} %, {_range(interval.low, interval.high)})"
+    if settled == 0:
+        counts = f"0 of {wrong} failures settled (upper bound {percent(zero_bound(wrong))} %)"
+    right = table.settled_correct + table.wandering_correct
+    successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
+    gap = f" Without a threshold: {table.drift_gap}." if right else ""
+    verdict = "Undecided whether failures settle or wander"
+    if interval.high < 0.5:
+        verdict = "Failures wander"
+    elif interval.low > 0.5:
+        verdict = "Failures settle"
+    return Finding(verdict, f"{counts}.{successes}{gap}")
+
+
+def _no_cut(table: FateTable) -> str:
+    if table.threshold.reason:
+        return f"late drift has no threshold ({table.threshold.reason})."
+    explained = f"{100 * table.threshold.separation:.0f} %"
+    return (
+        f"late drift does not fall into two groups (the best cut explains {explained} of the variance of its logarithm, "
+        f"a single normal peak gives 64 %), so any threshold is arbitrary. Without one: {table.drift_gap}."
+    )
+
+
+def exponent_finding(numbers: dict[str, Quantity]) -> Finding | None:
+    """Whether the first exponent tells solved from unsolved, and whether it tells more than the drift."""
+    area = numbers.get("AUC, low exponent → solved")
+    if area is None:
+        return None
+    if math.isnan(area.value):
+        return Finding("The exponent separates nothing here", f"AUC is NaN, {area.note}.")
+    verdict = "Undecided whether the exponent goes with success"
+    if area.low > 0.5:
+        strength = "almost separates" if area.low > 0.95 else "goes with"
+        verdict = f"A low exponent {strength} {'success and failure' if area.low > 0.95 else 'success'}"
+    elif area.high < 0.5:
+        verdict = "A high exponent goes with success"
+    text = f"AUC {area} for low exponent → solved ({area.note})."
+    return Finding(verdict, text + _beside_others(area, numbers))
+
+
+def _beside_others(area: Quantity, numbers: dict[str, Quantity]) -> str:
+    """Late drift and halt logit are cheaper; say whether the exponent beats them."""
+    cheap = {"late drift": "AUC, low late drift → solved", "the halt logit": "AUC, halt logit → solved"}
+    found = {name: numbers[key] for name, key in cheap.items() if key in numbers}
+    found = {name: q for name, q in found.items() if not math.isnan(q.value)}
+    if not found:
+        return ""
+    listed = " and ".join(f"{name} alone reaches {q}" for name, q in found.items())
+    better = all(area.low > q.high for q in found.values())
+    verdict = "more than both tell" if len(found) > 1 else "more than it tells"
+    end = f"which is less: the exponent says {verdict}" if better else "so the exponent is not shown to say more"
+    return f" {listed[0].upper()}{listed[1:]}, {end}."
+
+
+def sign_finding(numbers: dict[str, Quantity]) -> Finding | None:
+    """Whether nearby states part or draw together, by outcome."""
+    found = {name: numbers.get(f"median exponent, {name}") for name in ("solved", "unsolved")}
+    parts = []
+    for name, q in found.items():
+        if q is None or math.isnan(q.value):
+            continue
+        if math.isnan(q.low) or q.low <= 0 <= q.high:
+            words = "show no clear sign"
+        else:
+            words = "part" if q.low > 0 else "draw together"
+        parts.append((words, f"{name} puzzles: median first exponent {q} (n {q.n})"))
+    if not parts:
+        return None
+    if len(parts) == 2 and parts[0][0] == parts[1][0]:
+        verdict = f"Nearby states {parts[0][0]} in both outcomes"
+    else:
+        names = [name for name, q in found.items() if q is not None and not math.isnan(q.value)]
+        verdict = "Nearby states " + ", ".join(f"{w} in {name} puzzles" for (w, _), name in zip(parts, names, strict=True))
+    return Finding(verdict, "; ".join(text for _, text in parts) + ". Above 0 they part, below 0 they draw together.")
+
+
+def time_finding(m: Measurement) -> Finding | None:
+    """Whether running on after the budget solves more."""
+    if m.stop == m.budget:
+        return None
+    found = escape(m)
+    if found is None:
+        return Finding("Nothing left to solve after the budget", f"all {m.n} puzzles were right by segment {m.budget}.")
+    end = m.solved[:, -1]
+    gained, lost = int((end & ~m.correct).sum()), int((~end & m.correct).sum())
+    p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    verdict = "Undecided whether more time helps"
+    if p < 0.05:
+        verdict = "More time helps" if gained > lost else "More time harms"
+    pace = f"{rounded(found.value)} per segment {_range(found.low, found.high, scale=1)}"
+    text = (
+        f"from segment {m.budget} to {m.stop}, {gained} puzzles were gained and {lost} lost "
+        f"(exact McNemar p = {p:.2g}). {found.events} of {found.n} puzzles never solved before were solved then, {pace}"
+    )
+    if found.exponential:
+        return Finding(verdict, f"{text}; the data do not contradict a constant rate.")
+    direction = "falls" if found.trend < 0 else "rises"
+    mixed = " A mixture of easy and hard puzzles shows the same fall." if found.trend < 0 else ""
+    return Finding(verdict, f"{text}; the rate {direction} with time, so this is an average.{mixed}")
+
+
+def restart_finding(m: Measurement) -> Finding | None:
+    """Whether a kick at the start frees the puzzles that the plain start failed."""
+    if "basin_solved" not in m:
+        return None
+    wrong = ~m.correct
+    if not wrong.any():
+        return Finding("No failure to restart", "every puzzle was solved from the plain start.")
+    sigmas = m.data["sigma"].to_numpy()
+    kicks = [i for i, sigma in enumerate(sigmas) if sigma > 0]
+    if not kicks:
+        return None
+    rates = {i: restart_rates(m, wrong, i) for i in range(len(sigmas))}
+    chosen = max(kicks, key=lambda i: rates[i][1].value)
+    single, best, _ = rates[chosen]
+    plain = next((rates[i][1] for i in rates if sigmas[i] == 0), None)
+    hits = m.data["basin_solved"].transpose("puzzle", "sigma", "restart").to_numpy()[wrong][:, kicks]
+    never = wilson(int((~hits.any(axis=(1, 2))).sum()), int(wrong.sum()))
+    K = m.data.sizes["restart"]
+    text = (
+        f"of {int(wrong.sum())} failures of the plain start, {best} were solved by the best of {K} restarts at sigma "
+        f"{float(sigmas[chosen]):g} (the best of {len(kicks)} sizes, chosen afterwards), {single} by one restart"
+        + (f", {plain} without a kick" if plain is not None else "")
+        + f"; {percent(never.value)} % {_range(never.low, never.high)} by none at any size. "
+        f"{K} restarts cost {K} times as much."
+    )
+    return Finding(_kick_verdict(best, plain), text)
+
+
+def _kick_verdict(best: Quantity, plain: Quantity | None) -> str:
+    if plain is not None and best.low <= plain.high:
+        return "Undecided whether kicks free failures"
+    if best.low > 0.5:
+        return "Kicks free most failures"
+    if best.high < 0.5:
+        return "Most failures withstand the kicks"
+    return "Undecided whether kicks free most failures"
+
+
+def halt_finding(numbers: dict[str, Quantity]) -> Finding | None:
+    """Whether the model knows that it is right."""
+    right = numbers.get("halt signal right")
+    if right is None:
+        return None
+    if right.low > 0.95:
+        verdict = "The model knows when it is right"
+    elif right.high < 0.9:
+        verdict = "The halt signal is often wrong"
+    else:
+        verdict = "The halt signal is mostly right"
+    return Finding(verdict, f"it agrees with the outcome in {right} of {right.n} puzzles.")
+
+
+def answer(m: Measurement) -> str:
+    """The sentences under the title: how much is solved, and what becomes of the rest."""
+    solved = next(iter(headline(m).values()))
+    what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
+    fate = fate_finding(fates(m))
+    return what if fate is None else f"{what} {fate.verdict}: {fate.evidence.split('. ')[0].rstrip('.')}."
+
+
+def mcnemar(a: Measurement, b: Measurement) -> str | None:
+    """Exact McNemar test of two models on the same puzzles; None when the puzzles differ."""
+    same = a.attrs.get("data_hash") is not None and a.attrs.get("data_hash") == b.attrs.get("data_hash")
+    if not same or a.n != b.n or not np.array_equal(a.data["puzzle"], b.data["puzzle"]):
+        return None
+    only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return (
+        f"On the same {a.n:,} puzzles, {only_a} are solved only by {a.name} and {only_b} only by {b.name} "
+        f"(exact McNemar p = {p:.2g})."
+    )
+
+
+def _range(low: float, high: float, scale: float = 100) -> str:
+    if scale == 100:
+        return f"[{percent(low)}, {percent(high)}]"
+    return f"[{rounded(low)}, {rounded(high)}]"

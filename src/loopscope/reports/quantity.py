@@ -1,0 +1,126 @@
+"""A number as a report prints it: with unit, interval, sample size, or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from loopscope.dynamics.escape import EscapeRate
+from loopscope.dynamics.statistics import Auc
+from loopscope.evaluation.intervals import Estimate, clopper_pearson
+
+Kind = Literal["share", "auc", "signed", "plain"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One printed number.
+
+    Attributes:
+        value, low, high: estimate and 95 % interval; NaN where undefined.
+        n: puzzles behind it.
+        kind: how to print it: a share (in %), an AUC, a signed number or a plain one.
+        unit: printed after the number; empty for shares and AUCs.
+        note: what it rests on, or why it is undefined.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    kind: Kind = "plain"
+    unit: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return f"NaN: {self.note or 'undefined'}"
+        if math.isnan(self.low) and math.isnan(self.high):
+            return f"{self.number(self.value)}{self.suffix}"
+        return f"{self.number(self.value)}{self.suffix} [{self.number(self.low)}, {self.number(self.high)}]"
+
+    @property
+    def suffix(self) -> str:
+        return " %" if self.kind == "share" else f" {self.unit}" if self.unit else ""
+
+    def number(self, value: float) -> str:
+        """One number in the format of this quantity, without unit."""
+        if self.kind == "share":
+            return percent(value, small=0 < self.value < 0.01)
+        if self.kind == "auc":
+            return f"{value:.3f}"
+        return rounded(value, sign=self.kind == "signed")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to print; cells are text, counts or quantities."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | int | Quantity]]
+    caption: str = ""
+
+
+def percent(share: float, small: bool = False) -> str:
+    """A share in per cent, without the sign: 87.6, or .55 where one digit would say too little."""
+    return f"{100 * share:.2f}" if small else f"{100 * share:.1f}"
+
+
+def rounded(value: float, sign: bool = False) -> str:
+    """Three significant digits with a true minus sign."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:+.3g}" if sign else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def share(estimate: Estimate, note: str = "") -> Quantity:
+    """A proportion."""
+    empty = note or "no puzzle"
+    return Quantity(
+        estimate.value, estimate.low, estimate.high, estimate.n, "share", note=note if estimate.n else empty
+    )
+
+
+def separation(result: Auc, note: str = "") -> Quantity:
+    """An AUC, or its reason for being undefined."""
+    counts = f"{result.n_pos} solved against {result.n_neg} unsolved"
+    if result.n_missing:
+        counts += f"; {result.n_missing} without a score left out"
+    text = result.reason or (f"{note}; {counts}" if note else counts)
+    return Quantity(result.value, result.low, result.high, result.n, "auc", note=text)
+
+
+def rate(result: EscapeRate) -> Quantity:
+    """An escape rate."""
+    note = (
+        f"{result.events} of {result.n} solved between segment {result.start} and {result.stop}"
+        if result.exponential
+        else f"{result.events} of {result.n} solved; the hazard is not constant (score {result.trend:+.1f}): an average"
+    )
+    unit = f"per {result.unit}"
+    return Quantity(result.value, result.low, result.high, result.n, "plain", unit, note.replace("-", "−"))
+
+
+def median(values: np.ndarray, unit: str, empty: str) -> Quantity:
+    """A median with the exact interval of the order statistics; NaN values are left out.
+
+    The interval needs at least 6 values; below that it is NaN.
+    """
+    present = values[~np.isnan(values)]
+    if len(present) == 0:
+        return Quantity(math.nan, math.nan, math.nan, 0, "signed", unit, empty)
+    interval = stats.quantile_test(present, q=0, p=0.5).confidence_interval(0.95)
+    low, high = float(interval.low), float(interval.high)
+    return Quantity(float(np.median(present)), low, high, len(present), "signed", unit)
+
+
+def zero_bound(n: int) -> float:
+    """Exact one-sided 95 % upper bound of a proportion after 0 events in n: 1 - .05^(1/n)."""
+    return clopper_pearson(0, n, level=0.9).high

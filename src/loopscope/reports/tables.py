@@ -1,0 +1,207 @@
+"""The numbers of a report, computed from a measurement; nothing here knows about html."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from loopscope.dynamics.escape import EscapeRate, escape_rate
+from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
+from loopscope.dynamics.statistics import auc
+from loopscope.evaluation.intervals import bootstrap_mean, wilson
+from loopscope.evaluation.metrics import by_rating
+from loopscope.reports.measurement import Measurement
+from loopscope.reports.quantity import Quantity, Table, median, rate, separation, share, zero_bound
+
+EARLY = 4  # segments of the leak-free exponent: features end before the outcome can be known
+RESAMPLES = 2000  # of every bootstrap in a report
+
+
+def headline(m: Measurement) -> dict[str, Quantity]:
+    """The numbers to quote, by name, in the order in which they are printed.
+
+    What was not measured is left out; what was measured but is undefined is NaN with a reason.
+    """
+    return {**_accuracy(m), **_separations(m), **_escape(m), **_medians(m), **_fates(m)}
+
+
+def _accuracy(m: Measurement) -> dict[str, Quantity]:
+    def solved_at(t: int) -> Quantity:
+        return share(wilson(int(m.solved[:, t - 1].sum()), m.n))
+
+    rows = {f"solved after {m.budget} segments": solved_at(m.budget)}
+    if m.stop > m.budget:
+        rows[f"solved after {m.stop} segments"] = solved_at(m.stop)
+        ever = wilson(int((m.first_solved > 0).sum()), m.n)
+        rows[f"solved at some segment up to {m.stop}"] = share(ever, "an oracle: nothing says when to stop")
+    if "cell_accuracy" in m:
+        right = bootstrap_mean(m.array("cell_accuracy")[:, m.budget - 1].astype(float), resamples=RESAMPLES)
+        rows["cells right"] = share(right, f"mean over puzzles after {m.budget} segments, givens included")
+    if "halt_logit" in m:
+        agrees = (m.halt(m.budget) >= 0) == m.correct
+        rows["halt signal right"] = share(wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome")
+    return rows
+
+
+def _separations(m: Measurement) -> dict[str, Quantity]:
+    rows = {}
+    if "ftle" in m:
+        result = auc(-m.exponents[:, 0], m.correct, resamples=RESAMPLES)
+        rows["AUC, low exponent → solved"] = separation(result, "retrospective")
+    if m.late is not None:
+        rows["AUC, low late drift → solved"] = separation(auc(-m.late, m.correct, resamples=RESAMPLES), "retrospective")
+    if "halt_logit" in m:
+        result = auc(m.halt(m.budget), m.correct, resamples=RESAMPLES)
+        rows["AUC, halt logit → solved"] = separation(result, f"at segment {m.budget}")
+    if "growth" in m and m.budget > EARLY and m.exponent_segments >= EARLY:
+        open_yet = (m.first_solved == -1) | (m.first_solved > EARLY)
+        early = m.growth[open_yet, :EARLY, 0].mean(axis=1)
+        result = auc(-early, m.correct[open_yet], resamples=RESAMPLES)
+        note = f"only puzzles unsolved after {EARLY} segments, exponent of those {EARLY}: a forecast"
+        rows["AUC, low early exponent → solved later"] = separation(result, note)
+    return rows
+
+
+def escape(m: Measurement) -> EscapeRate | None:
+    """Escape rate after the budget; None when nothing was run there or nothing was left unsolved."""
+    at_risk = (m.first_solved == -1) | (m.first_solved > m.budget)
+    if m.stop == m.budget or not at_risk.any():
+        return None
+    return escape_rate(m.first_solved, start=m.budget, stop=m.stop)
+
+
+def _escape(m: Measurement) -> dict[str, Quantity]:
+    if m.stop == m.budget:
+        return {}
+    found = escape(m)
+    if found is None:
+        reason = f"every puzzle is solved by segment {m.budget}"
+        return {"escape rate": Quantity(math.nan, math.nan, math.nan, 0, unit="per segment", note=reason)}
+    rows = {"escape rate": rate(found)}
+    if m.applications > 1:
+        rows["escape rate per application"] = rate(found.per_application(m.applications))
+    return rows
+
+
+def _medians(m: Measurement) -> dict[str, Quantity]:
+    if "ftle" not in m:
+        return {}
+    first, unit = m.exponents[:, 0], "nats per segment"
+    return {
+        "median exponent, solved": median(first[m.correct], unit, "no solved puzzle"),
+        "median exponent, unsolved": median(first[~m.correct], unit, "no unsolved puzzle"),
+    }
+
+
+def fates(m: Measurement) -> FateTable | None:
+    """Settled or wandering against correct or wrong at the budget; None without a drift."""
+    if m.late is None:
+        return None
+    return fate_table(m.late, m.correct)
+
+
+def _fates(m: Measurement) -> dict[str, Quantity]:
+    table = fates(m)
+    if table is None:
+        return {}
+    wrong = table.settled_wrong + table.wandering_wrong
+    note = f"{table.settled_wrong} of {wrong}"
+    if table.settled_wrong == 0 and wrong:
+        note += f"; one-sided upper bound {100 * zero_bound(wrong):.2f} %"
+    return {"failures that settled": share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")}
+
+
+def headline_table(m: Measurement) -> Table:
+    """`headline` as rows."""
+    rows = [[name, q, q.n, "" if math.isnan(q.value) else q.note] for name, q in headline(m).items()]
+    return Table(
+        "Headline numbers",
+        ["quantity", "value and 95 % interval", "n", "rests on"],
+        rows,
+        "Intervals: Wilson for shares (Clopper-Pearson for failures that settled and for escape), percentile "
+        f"bootstrap over puzzles for AUCs and cell accuracy ({RESAMPLES:,} resamples, seed 0), exact order "
+        "statistics for medians. Retrospective: the score is read on the same segments as the outcome.",
+    )
+
+
+def comparison_table(measurements: list[Measurement]) -> Table:
+    """Headline numbers of several measurements, one column each; rows as in the longest."""
+    columns = [headline(m) for m in measurements]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows: list[list[str | int | Quantity]] = [["puzzles", *(m.n for m in measurements)]]
+    rows += [["block applications per segment", *(m.applications for m in measurements)]]
+    rows += [[name, *(column.get(name, "not measured") for column in columns)] for name in names]
+    return Table(
+        "Side by side",
+        ["quantity", *(m.name for m in measurements)],
+        rows,
+        "Exponents of models with different numbers of applications per segment are not on one scale; escape "
+        "rates are, per application. Single training runs differ by about 2.5 points from seed to seed.",
+    )
+
+
+def fate_rows(m: Measurement) -> Table | None:
+    """The 2 x 2 table of fates; None without a drift."""
+    table = fates(m)
+    if table is None:
+        return None
+    a, b, c, d = table.settled_correct, table.settled_wrong, table.wandering_correct, table.wandering_wrong
+    rows = [["settled", a, b, a + b], ["wandering", c, d, c + d], ["all", a + c, b + d, a + b + c + d]]
+    cut = table.threshold
+    drift = f"Late drift: mean change of the state over segments {m.budget - WINDOW + 1} to {m.budget} ({m.drift_name})."
+    if cut.reason:
+        return Table("Fates", ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
+    caption = (
+        f"{drift} Settled: below {cut.value:.3g} (log10 {cut.log10:.2f}, Otsu; the cut explains "
+        f"{100 * cut.separation:.0f} % of the variance of log drift, where a single normal peak gives 64 %). "
+        f"Without any threshold: {table.drift_gap}."
+    )
+    return Table("Fates", ["", "solved", "unsolved", "all"], rows, caption)
+
+
+def rating_rows(m: Measurement) -> Table | None:
+    """Accuracy at the budget by difficulty; None without ratings."""
+    if "rating" not in m:
+        return None
+    bands = by_rating(m.correct, {"rating": m.array("rating")})
+    rows = [[band, share(estimate), estimate.n] for band, estimate in bands.items()]
+    caption = f"Solved after {m.budget} segments, Wilson interval. Rating: guesses that a search solver needs."
+    return Table("Accuracy by difficulty", ["rating", "solved", "n"], rows, caption)
+
+
+def restart_rows(m: Measurement) -> Table | None:
+    """Solve rates of restarts by kick and by the outcome of the plain start; None without restarts."""
+    if "basin_solved" not in m:
+        return None
+    rows = []
+    for name, chosen in (("solved", m.correct), ("unsolved", ~m.correct)):
+        for i, sigma in enumerate(m.data["sigma"].to_numpy()):
+            single, best, final = restart_rates(m, chosen, i)
+            rows.append([name, f"{float(sigma):g}", single, best, final, int(chosen.sum())])
+    length = m.attrs.get("restart_segments", m.budget)
+    caption = (
+        f"Each restart begins at the usual start plus noise of size sigma (in standard deviations of the start) and "
+        f"runs {length} segments. One restart: mean over restarts, bootstrap over puzzles. Best of K: any of "
+        f"{m.data.sizes['restart']} restarts, at as many times the cost, and an oracle. Solved counts a right "
+        f"answer at any segment of the restart; the last column only the answer at its end."
+    )
+    header = ["plain start", "sigma", "one restart", "best of K", "one restart, at its end", "n"]
+    return Table("Restarts", header, rows, caption)
+
+
+def restart_rates(m: Measurement, chosen: np.ndarray, sigma: int) -> tuple[Quantity, Quantity, Quantity]:
+    """Rates of one restart, of the best of K, and of one restart judged at its end.
+
+    Args:
+        m: with restarts.
+        chosen: which puzzles count, (B,) bool.
+        sigma: index of the kick size.
+    """
+    hits = m.data["basin_solved"].transpose("puzzle", "sigma", "restart").to_numpy()[chosen, sigma].astype(bool)
+    single = share(bootstrap_mean(hits.mean(axis=1), resamples=RESAMPLES))
+    best = share(wilson(int(hits.any(axis=1).sum()), len(hits)))
+    if "basin_final" not in m:
+        return single, best, Quantity(math.nan, math.nan, math.nan, 0, "share", note="not recorded")
+    ends = m.data["basin_final"].transpose("puzzle", "sigma", "restart").to_numpy()[chosen, sigma].astype(float)
+    return single, best, share(bootstrap_mean(ends.mean(axis=1), resamples=RESAMPLES))

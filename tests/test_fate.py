@@ -1,0 +1,108 @@
+"""Settled or wandering: thresholds against brute force, tables against counting by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from loopscope.dynamics.fate import (
+    drift_slope,
+    fate_table,
+    late_drift,
+    otsu_threshold,
+    settled_wrong_sweep,
+    threshold_free,
+)
+from loopscope.errors import UserError
+
+
+def two_peaks(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 10 ** np.concatenate([rng.normal(-1, 0.3, 70), rng.normal(2, 0.3, 30)])
+
+
+def test_otsu_equals_its_definition() -> None:
+    late = two_peaks()
+    logs = np.log10(late)
+
+    def within(cut: float) -> float:
+        return sum(part.var() * len(part) for part in (logs[logs < cut], logs[logs >= cut]))
+
+    middles = (np.sort(logs)[1:] + np.sort(logs)[:-1]) / 2
+    best = middles[np.argmin([within(cut) for cut in middles])]
+    found = otsu_threshold(late)
+    assert found.log10 == pytest.approx(best)
+    assert found.value == pytest.approx(10**best)
+    assert found.separation == pytest.approx(1 - within(best) / (len(logs) * logs.var()))
+
+
+def test_separation_tells_two_peaks_from_one() -> None:
+    one = 10 ** np.random.default_rng(0).normal(0, 1, 20_000)
+    assert otsu_threshold(one).separation == pytest.approx(2 / math.pi, abs=0.02)  # normal, cut at its mean
+    assert otsu_threshold(two_peaks()).separation > 0.9
+
+
+def test_ties_never_straddle_the_threshold() -> None:
+    late = np.array([1.0] * 5 + [10.0] * 3 + [1000.0] * 5)
+    assert otsu_threshold(late).value not in (1.0, 10.0, 1000.0)
+
+
+@pytest.mark.parametrize("late", [np.ones(4), np.zeros(4), np.array([3.0])])
+def test_nothing_to_cut_says_so(late: np.ndarray) -> None:
+    found = otsu_threshold(late)
+    assert math.isnan(found.value)
+    assert found.reason
+
+
+def test_table_by_hand() -> None:
+    late = np.array([0.1, 0.2, 0.1, 50.0, 60.0, 70.0, 0.0])
+    correct = np.array([True, True, False, True, False, False, True])
+    table = fate_table(late, correct)
+    cells = (table.settled_correct, table.settled_wrong, table.wandering_correct, table.wandering_wrong)
+    assert cells == (3, 1, 1, 2)
+    assert table.settled_among_wrong.value == pytest.approx(1 / 3)
+    assert table.settled_among_wrong.n == 3
+    assert table.correct_among_settled.value == pytest.approx(3 / 4)
+    assert table.accuracy.value == pytest.approx(4 / 7)
+    loose = fate_table(late, correct, threshold=100.0)
+    assert (loose.settled_wrong, loose.wandering_wrong) == (3, 0)
+
+
+def test_no_settled_failure_still_has_an_upper_bound() -> None:
+    late = np.concatenate([np.full(10, 0.1), np.full(254, 90.0)])
+    table = fate_table(late, np.arange(264) < 10)
+    assert table.settled_among_wrong.value == 0
+    assert table.settled_among_wrong.high == pytest.approx(1 - 0.025 ** (1 / 254))
+
+
+def test_orbits_that_all_stand_still_are_settled() -> None:
+    table = fate_table(np.zeros(3), np.array([True, False, True]))
+    assert (table.settled_correct, table.settled_wrong) == (2, 1)
+
+
+def test_threshold_free_statement() -> None:
+    gap = threshold_free(np.array([1.0, 2.0, 8.0, 5.0, 9.0]), np.array([True, True, True, False, False]))
+    assert (gap.least, gap.share_below) == (5.0, pytest.approx(2 / 3))
+    assert "smallest late drift of 2 failures is 5, above that of 66.7 % of 3 successes" in str(gap)
+    assert "undefined" in str(threshold_free(np.ones(3), np.ones(3, dtype=bool)))
+
+
+def test_sweep_rises_to_all_failures() -> None:
+    late = two_peaks()
+    correct = np.arange(100) < 60
+    sweep = settled_wrong_sweep(late, correct, np.array([0.0, 50.0, 90.0, 100.0]))
+    shares = [estimate.value for estimate in sweep.values()]
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert sweep[50.0].value == np.mean(late[60:] < np.median(late))
+    assert sweep[50.0].n == 40
+
+
+def test_late_drift_and_slope() -> None:
+    drift = np.array([[8.0, 8, 8, 8, 4, 4, 2, 2], [1, 1, 1, 1, 10, 10, 10, 10]])
+    assert late_drift(drift).tolist() == [3.0, 10.0]
+    np.testing.assert_allclose(drift_slope(drift), [math.log10(3 / 8), 1.0])
+    with pytest.raises(UserError, match="expected at least 4"):
+        late_drift(drift[:, :3])
