@@ -45,7 +45,11 @@ class Case:
         family = "hrm" if name.startswith("hrm") else "trm"
         self.settings = settings_from_arch({"arch": family, **self.facts["config"]}, {})
         self.model = build_model(self.settings)
-        state = {k.removeprefix("state/"): torch.from_numpy(self.arrays[k]) for k in self.arrays if k.startswith("state/")}
+        state = {
+            k.removeprefix("state/"): torch.from_numpy(self.arrays[k])
+            for k in self.arrays
+            if k.startswith("state/")
+        }
         self.model.load_state_dict(strip_prefix(state), strict=True)
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -82,7 +86,9 @@ def test_every_block_call_of_the_first_segment(case: Case) -> None:
     norms: list[float] = []
     names = [n for n in ("L_level", "H_level") if hasattr(case.model, n)]
     for name in names:
-        getattr(case.model, name).register_forward_hook(lambda *call: norms.append(call[2].detach().double().norm().item()))
+        getattr(case.model, name).register_forward_hook(
+            lambda *call: norms.append(call[2].detach().double().norm().item())
+        )
     ctx = case.model.encode(case.batch("eval/batch"))
     case.model.segment(case.model.initial_state(ctx), ctx)
     close(norms, case["eval/seg1/module_call_norms"], rtol=1e-5)
@@ -116,7 +122,9 @@ def test_evaluation_states_logits_and_losses(case: Case) -> None:
         close(out.halt_logit, case[f"{key}/q_halt_logits"], atol=atol)
         close(out.continue_logit, case[f"{key}/q_continue_logits"], atol=atol)
         for kind in ("stablemax", "softmax"):
-            close(cell_cross_entropy(out.logits, batch.labels, kind), case[f"{key}/{kind}_ce"], atol=10 * atol)
+            close(
+                cell_cross_entropy(out.logits, batch.labels, kind), case[f"{key}/{kind}_ce"], atol=10 * atol
+            )
         loss = segment_loss(out, batch.labels, case.loss)
         close(loss.total, case[f"{key}/loss"], rtol=max(1e-4, atol))
         compared += 1
@@ -125,7 +133,9 @@ def test_evaluation_states_logits_and_losses(case: Case) -> None:
 
 def test_three_training_steps(case: Case) -> None:
     model, optim, settings = case.model, case.facts["optim"], case.settings
-    adam = AdamATan2(model.parameters(), lr=0.0, betas=(optim["beta1"], optim["beta2"]), weight_decay=optim["weight_decay"])
+    adam = AdamATan2(
+        model.parameters(), lr=0.0, betas=(optim["beta1"], optim["beta2"]), weight_decay=optim["weight_decay"]
+    )
     table = model.puzzle_emb.weights if settings.puzzle_emb_ndim else None
     sign = None if table is None else SignSGD(table, 0.0, optim["puzzle_emb_weight_decay"])
     ema = EMA(model, optim["ema_rate"])
@@ -191,7 +201,7 @@ def check_gradients(case: Case, rows: torch.Tensor | None) -> None:
 
 
 def check_parameters(case: Case, ema: EMA) -> None:
-    """After three steps: at least 99.5 % of the entries within 1e-3 (atan2 of a tiny gradient has any sign)."""
+    """After three steps 99.5 % of the entries within 1e-3: atan2 of a tiny gradient has any sign."""
     near, total = 0, 0
     for name, p in case.model.named_parameters():
         full, sample = f"train/step3/after/model.inner.{name}", f"train/step3/after_sample/model.inner.{name}"

@@ -1,7 +1,11 @@
-"""Model folders: `model.safetensors`, `config.json` and `README.md`, the card."""
+"""Model folders: `model.safetensors`, `config.json` and `README.md`, the card.
+
+`config.json` keeps the sha256 of the weights file, because safetensors has no checksum of its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +13,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from loopscope.config import ModelSettings, validated
 from loopscope.errors import UserError
 from loopscope.files import write_json, write_text, written_whole
 from loopscope.models.recursion import RecursiveModel, build_model
+from loopscope.models.shapes import check_agreement
 
 FORMAT_VERSION = 1
+WEIGHTS, CONFIG, CHECKSUM = "model.safetensors", "config.json", "weights_sha256"
+OF_THE_PLACE = ("format", "source", "set", "model_hash")  # facts that `load` finds out anew each time
 
 
 def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -23,66 +31,99 @@ def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any]
 
     Args:
         model: the model; its weights are saved as they are now.
-        path: the folder; replaced when it exists.
+        path: the folder; a model folder that is there already is replaced.
         facts: what the card tells beside the settings: recipe, step, minutes, validation scores.
+            None takes what the model itself knows (`model.facts`).
+    Raises:
+        UserError: `path` is a folder with something else in it.
     """
-    facts = dict(facts or {})
+    path = Path(path)
+    if path.exists() and not (path / CONFIG).is_file() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"{path}: exists and is not a model folder. Choose a new name.")
+    facts = {k: v for k, v in (model.facts if facts is None else facts).items() if k not in OF_THE_PLACE}
     with written_whole(path) as beside:
         beside.mkdir()
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
-        config = {"format_version": FORMAT_VERSION, "model": model.settings.model_dump(), **facts}
-        write_json(beside / "config.json", config)
+        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+        own = {"format_version": FORMAT_VERSION, "model": model.settings.model_dump()}
+        write_json(beside / CONFIG, {**facts, **own, CHECKSUM: _sha256(beside / WEIGHTS)})
         write_text(beside / "README.md", card(model, facts))
 
 
-def load_folder(path: Path) -> RecursiveModel:
+def load_folder(path: Path, known: Mapping[str, Any] | None = None) -> RecursiveModel:
     """Read a model folder.
 
+    Args:
+        path: the folder.
+        known: settings that replace those of `config.json`, for example another number of cycles.
     Raises:
         UserError: a file is missing or damaged, or weights and settings disagree.
     """
-    config = read_config(path)
-    settings = validated(ModelSettings, config["model"], f"{path / 'config.json'}")
+    config, weights, known = read_config(path), path / WEIGHTS, known or {}
+    settings = validated(ModelSettings, {**config["model"], **known}, str(path / CONFIG))
     try:
-        state = load_file(path / "model.safetensors")
+        damaged = CHECKSUM in config and _sha256(weights) != config[CHECKSUM]
+        state = {} if damaged else load_file(weights)
     except (SafetensorError, OSError):
-        raise UserError(f"{path / 'model.safetensors'}: missing or damaged. Copy or fetch the folder again.") from None
-    model = build_model(settings)
-    load_state(model, state, str(path))
-    model.facts = {k: v for k, v in config.items() if k != "model"}
+        raise UserError(f"{weights}: missing or not readable. Copy or fetch the folder again.") from None
+    if damaged:
+        raise UserError(
+            f"{weights}: damaged or changed, its sha256 is not the one in {CONFIG}. Copy the folder again."
+        )
+    check_agreement(state, settings, weights, {"": f"{CONFIG} says"} | dict.fromkeys(known, "you passed"))
+    model = build_model(settings, seed=0)
+    load_state(model, state, str(weights))
+    model.facts = {k: v for k, v in config.items() if k not in ("model", "format_version", CHECKSUM)}
+    model.facts |= {"format": "loopscope", "source": str(path)}
     return model
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The `config.json` of a model folder."""
+    """The `config.json` of a model folder; its `model` section is there.
+
+    Raises:
+        UserError: missing, not json, or of a later version.
+    """
+    file = path / CONFIG
+    if (path / "state.json").is_file() and not file.is_file():
+        raise UserError(
+            f"{path}: a checkpoint to resume training from. Load the run folder {path.parent.parent}."
+        )
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(f"{path / 'config.json'}: missing or not json. Copy or fetch the folder again.") from None
-    if "model" not in config:
-        raise UserError(f"{path / 'config.json'}: no `model` section. Expected a folder written by loopscope.")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{file}: missing or not json. Copy or fetch the folder again.") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{file}: no `model` section. Expected a folder written by loopscope.")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{file}: format_version is {config.get('format_version')!r}, this loopscope reads {FORMAT_VERSION}. "
+            "Upgrade loopscope."
+        )
     return config
 
 
-def load_state(model: RecursiveModel, state: Mapping[str, Any], source: str) -> None:
+def load_state(model: RecursiveModel, state: Mapping[str, Tensor], source: str) -> None:
     """Fill a model strictly: every tensor present, none unknown, every shape right.
 
     Raises:
-        UserError: naming the first key that does not fit.
+        UserError: naming the first tensor that does not fit.
     """
     own = model.state_dict()
-    for key in own:
+    for key, expected in own.items():
         if key not in state:
             raise UserError(f"{source}: tensor {key} is missing. The file is incomplete; fetch it again.")
-        if own[key].shape != state[key].shape:
+        if expected.shape != state[key].shape:
             raise UserError(
-                f"{source}: {key} is {tuple(state[key].shape)}, the settings say {tuple(own[key].shape)}. "
+                f"{source}: {key} is {tuple(state[key].shape)}, the settings say {tuple(expected.shape)}. "
                 "Use the settings file that belongs to these weights."
             )
     unknown = sorted(set(state) - set(own))
     if unknown:
-        raise UserError(f"{source}: unknown tensor {unknown[0]}. Is this checkpoint of another architecture?")
+        raise UserError(
+            f"{source}: unknown tensor {unknown[0]}, no part of a {model.settings.arch}. "
+            "A changed architecture needs its own model class; take the tensor out only if it is unused."
+        )
     model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
 
 
@@ -91,7 +132,7 @@ def card(model: RecursiveModel, facts: Mapping[str, Any]) -> str:
     s = model.settings
     recipe = facts.get("recipe", {})
     lines = [
-        f"# {recipe.get('name') or s.arch}",
+        f"# {recipe.get('name') or facts.get('name') or s.arch}",
         "",
         f"A {s.arch} model with {model.num_parameters:,} trained parameters, "
         f"{s.seq_len} cells, {s.vocab_size} tokens, width {s.hidden_size}, "
@@ -104,9 +145,18 @@ def card(model: RecursiveModel, facts: Mapping[str, Any]) -> str:
         "",
     ]
     if "step" in facts:
-        lines += [f"- weights: {facts['weights']}, after {facts['step']} steps ({facts['minutes']:.0f} minutes)"]
-    lines += [f"- validation {k}: {v:.4f}" for k, v in facts.get("validation", {}).items()]
+        minutes = f" ({facts['minutes']:.0f} minutes)" if "minutes" in facts else ""
+        lines += [f"- weights: {facts.get('weights', 'unknown')}, after {facts['step']} steps{minutes}"]
+    lines += [f"- validation {k}: {v:.4f}" for k, v in facts.get("validation", {}).items() if v is not None]
     if recipe:
         lines += ["", "Settings and seed are in `config.json`; repeat the training with", "", "```"]
-        lines += [f"loopscope train {recipe.get('name')} train.seed={recipe['train']['seed']} --out RUN", "```"]
+        lines += [
+            f"loopscope train {recipe.get('name')} train.seed={recipe['train']['seed']} --out RUN",
+            "```",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,7 +40,9 @@ NAMES = {  # our architecture -> the class as a yaml names it, module@class
     "hrm": "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1",
     "transformer": "recursive_reasoning.transformers_baseline@Model_ACTV2",
 }
-MODULES = {"hrm_act_v1": "hrm"} | {name.split("@")[0].rpartition(".")[2]: arch for arch, name in NAMES.items()}
+MODULES = {"hrm_act_v1": "hrm"} | {
+    name.split("@")[0].rpartition(".")[2]: arch for arch, name in NAMES.items()
+}
 NOT_OURS = {"name", "loss", "batch_size", "causal", "act_enabled", "act_inference"}  # no part of the map
 OFFICIAL_DEFAULTS: dict[str, dict[str, Any]] = {  # class defaults that a yaml may leave out
     "trm": {"puzzle_emb_len": 16},
@@ -125,9 +127,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception:  # a damaged pickle fails anywhere inside the reader, with any type of error
-        raise UserError(f"{path}: not a readable checkpoint; the file is damaged or cut off. Fetch it again.") from None
+        raise UserError(
+            f"{path}: not a readable checkpoint; the file is damaged or cut off. Fetch it again."
+        ) from None
     if not isinstance(state, Mapping):
-        raise UserError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}. Save the state dict alone.")
+        raise UserError(
+            f"{path}: expected a dictionary of tensors, found {type(state).__name__}. Save the state dict alone."
+        )
     other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
     if other is not None:
         raise UserError(
@@ -186,7 +192,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def settings_from_arch(arch: Mapping[str, Any], sizes: Mapping[str, int], source: str = "arch") -> ModelSettings:
+def settings_from_arch(
+    arch: Mapping[str, Any], sizes: Mapping[str, int], source: str = "arch"
+) -> ModelSettings:
     """Official `arch` settings (yaml section or class arguments) to ours, without any tensors.
 
     Args:
@@ -210,11 +218,11 @@ def arch_values(arch: Mapping[str, Any], source: str, family: str | None = None)
     if unknown:
         raise UserError(f"{source}: arch.{unknown[0]}: unknown key. {did_you_mean(unknown[0], known)}")
     module = str(arch.get("name", "")).partition("@")[0].rpartition(".")[2]
-    family = family or arch.get("arch") or MODULES.get(module)
-    if family is None:
+    family = str(family or arch.get("arch") or MODULES.get(module, arch.get("name")))
+    if family not in NAMES:
         raise UserError(
-            f"{source}: arch.name {arch.get('name')!r} is not one of ours ({', '.join(sorted(MODULES))}). "
-            f"If it behaves like one of {', '.join(NAMES)}, say so: load(..., arch='trm'), --set arch=trm."
+            f"{source}: arch.name {family!r} is not one of ours ({', '.join(sorted(MODULES))}). "
+            f"If the model behaves like one of {', '.join(NAMES)}, say so: load(..., arch='trm'), --set arch=trm."
         )
     values = {"forward_dtype": "bfloat16", **OFFICIAL_DEFAULTS.get(family, {})}
     values |= {key: value for key, value in arch.items() if key in ModelSettings.model_fields}
@@ -234,7 +242,9 @@ def _sizes_beside(weights: Path) -> dict[str, int]:
                 meta = json.loads(file.read_text(encoding="utf-8"))
                 return {key: int(meta[key]) for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
             except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                raise UserError(f"{file}: expected json with seq_len, vocab_size and num_puzzle_identifiers.") from None
+                raise UserError(
+                    f"{file}: expected json with seq_len, vocab_size and num_puzzle_identifiers."
+                ) from None
     return {}
 
 
@@ -278,7 +288,9 @@ def save_official(model: RecursiveModel, path: str | Path) -> Path:
         UserError: the model has a setting that the official code lacks.
     """
     if model.settings.random_init:
-        raise UserError("random_init=True: the official format has no such setting. Keep the model in our own format.")
+        raise UserError(
+            "random_init=True: the official format has no such setting. Keep the model in our own format."
+        )
     dtype = DTYPES[model.settings.forward_dtype]
     state = {
         PREFIX + key: value.detach().to("cpu", dtype if key in ("H_init", "L_init") else torch.float32)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from loopscope.config import ModelSettings
@@ -143,7 +143,7 @@ class RecursiveModel(nn.Module):
         none is given, the same fixed draw for every puzzle.
         """
         batch, num_tokens, width = ctx.x.shape
-        starts = []
+        starts: list[Tensor] = []
         for name in self.state_names:
             if self.settings.random_init:
                 start = self._random_start(batch, generator, stream=len(starts)).to(ctx.x.device)
@@ -196,7 +196,10 @@ class RecursiveModel(nn.Module):
     @property
     def content_hash(self) -> str:
         """sha256 over names and values of all tensors and the settings: equal hashes, equal maps."""
-        tensors = (f"{k}".encode() + v.detach().cpu().contiguous().numpy().tobytes() for k, v in self.state_dict().items())
+        tensors = (
+            f"{k}".encode() + v.detach().cpu().contiguous().numpy().tobytes()
+            for k, v in self.state_dict().items()
+        )
         return sha256(self.settings.model_dump_json().encode(), *tensors)
 
     @property

@@ -179,7 +179,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(train["step"], train["loss"], color=GREY, linewidth=1.2)
     upper.set_yscale("log")
-    upper.set_ylabel("training loss, nats per puzzle")
+    upper.set_ylabel("training loss")
     lower.plot(train["step"], train["exact_accuracy"], color=GREY, linewidth=1.0)
     ends = [(float(train["exact_accuracy"].iloc[-1]), "training", GREY)] if len(train) else []
     words = "There were no validation scores yet."

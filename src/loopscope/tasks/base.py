@@ -140,15 +140,14 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
     """
     tasks = {s.task.name for s in sets}
     if len(tasks) > 1:
-        raise UserError(
-            f"{', '.join(s.name for s in sets)}: different tasks ({', '.join(sorted(tasks))}). Join sets of one task."
-        )
+        names = ", ".join(s.name for s in sets)
+        raise UserError(f"{names}: different tasks ({', '.join(sorted(tasks))}). Join sets of one task.")
     shared = set.intersection(*(set(s.facts) for s in sets))
     labelled = all(s.labels is not None for s in sets)
     return PuzzleSet(
         sets[0].task,
         np.concatenate([s.inputs for s in sets]),
-        np.concatenate([s.labels for s in sets]) if labelled else None,  # type: ignore[misc]
+        np.concatenate([s.labels for s in sets]) if labelled else None,
         np.concatenate([s.puzzle_ids for s in sets]),
         {k: np.concatenate([s.facts[k] for s in sets]) for k in sorted(shared)},
         " + ".join(s.name for s in sets),

@@ -18,8 +18,8 @@ class EMA:
 
     def __init__(self, model: nn.Module, rate: float) -> None:
         self.rate = rate
-        self.weights = {name: p.detach() for name, p in model.named_parameters()}  # views: they follow
-        self.shadow = {name: p.clone() for name, p in self.weights.items()}
+        self.weights = dict(model.named_parameters())
+        self.shadow = {name: p.detach().clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -40,6 +40,6 @@ class EMA:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, weight in self.weights.items():
-            raw = weight.clone()
+            raw = weight.detach().clone()
             weight.copy_(self.shadow[name])
             self.shadow[name].copy_(raw)

@@ -34,18 +34,26 @@ class Carry(NamedTuple):
     data: Batch
 
 
+@torch.no_grad()
 def empty_carry(model: RecursiveModel, batch: Batch) -> Carry:
-    """All slots halted, so that the first step fills every one."""
-    size = len(batch.inputs)
+    """As many slots as `batch` has rows, all halted, so that the first step fills every one."""
     z = model.initial_state(model.encode(batch))
-    steps = torch.zeros(size, dtype=torch.int32, device=batch.inputs.device)
+    steps = torch.zeros(len(batch.inputs), dtype=torch.int32, device=batch.inputs.device)
     return Carry(z, steps, torch.ones_like(steps, dtype=torch.bool), batch)
 
 
+@torch.no_grad()
 def refill(model: RecursiveModel, carry: Carry, incoming: Batch, generator: torch.Generator | None) -> Carry:
-    """Give the halted slots the incoming puzzles and a fresh start."""
-    with torch.no_grad():
-        start = model.initial_state(model.encode(incoming), generator)
+    """Give the halted slots the incoming puzzles and a fresh start.
+
+    Args:
+        model: gives the start; with `random_init` it is drawn from `generator` for every slot, halted
+            or not, so that what a slot gets does not depend on the others.
+        carry: all slots.
+        incoming: one puzzle per slot; those of slots that go on are ignored.
+        generator: source of the random starts.
+    """
+    start = model.initial_state(model.encode(incoming), generator)
     return Carry(
         where(carry.halted, start, carry.z),
         carry.steps.masked_fill(carry.halted, 0),
@@ -54,31 +62,31 @@ def refill(model: RecursiveModel, carry: Carry, incoming: Batch, generator: torc
     )
 
 
-def exploration_steps(
-    size: int, settings: ModelSettings, generator: torch.Generator
-) -> Int[Tensor, " B"]:
-    """Minimum segments per slot: with the exploration probability uniform in 2..max, else 0."""
+def exploration_steps(size: int, settings: ModelSettings, generator: torch.Generator) -> Int[Tensor, " B"]:
+    """Minimum segments per slot: with the exploration probability uniform in 2..max, else 0.
+
+    Drawn anew for every step, as officially: a slot that explores now may halt at the next segment.
+    """
+    if settings.halt_max_steps < 2:
+        return torch.zeros(size, dtype=torch.int32)
     explore = torch.rand(size, generator=generator) < settings.halt_exploration_prob
     minimum = torch.randint(2, settings.halt_max_steps + 1, (size,), generator=generator)
     return torch.where(explore, minimum, 0).to(torch.int32)
 
 
+@torch.no_grad()
 def halt(
     settings: ModelSettings, out: Readout, steps: Int[Tensor, " B"], min_steps: Int[Tensor, " B"]
 ) -> Bool[Tensor, " B"]:
     """Which slots halt after a segment: at the budget, or when the model says so and may."""
     last = steps >= settings.halt_max_steps
-    if settings.halt_max_steps <= 1:
-        return last
     threshold = torch.zeros_like(out.halt_logit) if settings.no_ACT_continue else out.continue_logit
-    return (last | (out.halt_logit > threshold)) & (steps >= min_steps)
+    return last | ((out.halt_logit > threshold) & (steps >= min_steps))
 
 
 @torch.no_grad()
-def continue_target(
-    model: RecursiveModel, z: Any, ctx: Any, steps: Int[Tensor, " B"]
-) -> Float[Tensor, " B"]:
-    """Bootstrapped target of the continue head: the value of the *next* segment, from a second pass."""
+def continue_target(model: RecursiveModel, z: Any, ctx: Any, steps: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Bootstrapped target of the continue head, in (0, 1): what the halting heads say one segment later."""
     out = model.readout(model.segment(z, ctx), ctx)
     last = steps >= model.settings.halt_max_steps
     return torch.sigmoid(torch.where(last, out.halt_logit, torch.maximum(out.halt_logit, out.continue_logit)))

@@ -82,5 +82,11 @@ def segment_loss(
     accuracy = right.sum(1) / num_valid.clamp(min=1)
     halt_right = (out.halt_logit.detach() >= 0) == exact
     return SegmentLoss(
-        cell + 0.5 * (halt + continue_), cell.detach(), halt.detach(), continue_.detach(), accuracy, exact, halt_right
+        cell + 0.5 * (halt + continue_),
+        cell.detach(),
+        halt.detach(),
+        continue_.detach(),
+        accuracy,
+        exact,
+        halt_right,
     )

@@ -28,7 +28,9 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
         return generate(Sudoku(g.box_rows, g.box_cols), g.count, g.givens, np.random.default_rng(g.seed))
     paths = [data.path] if isinstance(data.path, str) else data.path
     if not paths:
-        raise UserError("data.path is not set. Name the training puzzles: data.path=FILE.csv.gz or data.path=[A,B].")
+        raise UserError(
+            "data.path is not set. Name the training puzzles: data.path=FILE.csv.gz or data.path=[A,B]."
+        )
     return join([read_puzzles(p, task=data.task) for p in paths])
 
 
@@ -48,17 +50,28 @@ def split(recipe: Recipe, puzzles: PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:
 def resolve(recipe: Recipe, puzzles: PuzzleSet) -> Recipe:
     """Fill in what the data decides: sequence length, vocabulary, size of the puzzle table."""
     ids = int(puzzles.puzzle_ids.max()) + 1 if len(puzzles) else 1
-    sizes = {"seq_len": puzzles.task.seq_len, "vocab_size": puzzles.task.vocab_size, "num_puzzle_identifiers": ids}
+    sizes = {
+        "seq_len": puzzles.task.seq_len,
+        "vocab_size": puzzles.task.vocab_size,
+        "num_puzzle_identifiers": ids,
+    }
     model = ModelSettings(**{**recipe.model.model_dump(), **sizes})
     return recipe.model_copy(update={"model": model})
 
 
-def make_trainer(recipe: Recipe, train: PuzzleSet, folder: str | Path, on_eval: OnEval | None, device: str = "cpu") -> Trainer:
+def make_trainer(
+    recipe: Recipe, train: PuzzleSet, folder: str | Path, on_eval: OnEval | None, device: str = "cpu"
+) -> Trainer:
     """A trainer with fresh weights for a resolved recipe."""
     t = recipe.train
     model = build_model(recipe.model, seed=t.seed).to(device)
     d = recipe.data
     stream = TrainingStream(
-        train, t.batch_size, seed=t.seed, augment=d.augmentations, reveal=d.reveal, reveal_steps=d.reveal_steps
+        train,
+        t.batch_size,
+        seed=t.seed,
+        augment=d.augmentations,
+        reveal=d.reveal,
+        reveal_steps=d.reveal_steps,
     )
     return Trainer(recipe, model, stream, folder, on_eval)

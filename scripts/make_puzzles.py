@@ -1,0 +1,59 @@
+"""Make the puzzle files that come with the package; the same bytes every time.
+
+    python scripts/make_puzzles.py [TRAINING_FILE ...]
+
+`sudoku6-test`: 512 puzzles of the kind the recipe `sudoku6-cpu` trains on, from another seed.
+`sudoku9-demo`: 64 puzzles for the demo, half of them solved by propagation alone (rating 0) and half
+needing search, drawn without looking at any model. Both are checked, up to symmetry, against the
+puzzles the shipped models were trained on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from loopscope.config import load_recipe
+from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
+from loopscope.tasks.base import join
+from loopscope.tasks.sudoku_generate import generate
+from loopscope.tasks.sudoku_symmetry import overlap
+from loopscope.training.setup import training_puzzles
+
+FOLDER = Path(__file__).resolve().parents[1] / "src" / "loopscope" / "assets" / "puzzles"
+DEMO_PUZZLES = 64
+
+
+def main(training_files: list[str]) -> None:
+    board = Sudoku(2, 3)
+    trained = training_puzzles(load_recipe("sudoku6-cpu").data)
+    small = without(generate(board, 600, 12, np.random.default_rng(2026)), trained)[:512]
+    save(small, "sudoku6-test")
+
+    pool = join([generate(Sudoku(3, 3), 400, givens, np.random.default_rng([2026, givens])) for givens in (30, 25)])
+    if training_files:
+        pool = without(pool, join([read_puzzles(f) for f in training_files]))
+    rating = pool.facts["rating"]
+    half = DEMO_PUZZLES // 2
+    chosen = np.concatenate([np.flatnonzero(rating == 0)[:half], np.flatnonzero(rating > 0)[:half]])
+    save(pool[np.sort(chosen)], "sudoku9-demo")
+
+
+def without(puzzles: PuzzleSet, others: PuzzleSet) -> PuzzleSet:
+    """The puzzles that are not a symmetric copy of one of the others."""
+    copies = overlap(others, puzzles)
+    print(f"{len(copies)} of {len(puzzles)} {puzzles.task.name} puzzles equal a training puzzle up to symmetry")
+    return puzzles[np.setdiff1d(np.arange(len(puzzles)), copies)]
+
+
+def save(puzzles: PuzzleSet, name: str) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{name}.csv.gz"
+    write_puzzles(puzzles, path)
+    print(f"{path.name}: {len(puzzles)} puzzles, {path.stat().st_size} bytes, sha256 {puzzles.content_hash[:12]}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

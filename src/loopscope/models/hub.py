@@ -1,0 +1,92 @@
+"""Models from the Hugging Face Hub, through `huggingface_hub` when it is installed.
+
+Only the files of one model are fetched: repositories also hold data sets and older checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from loopscope.errors import UserError
+from loopscope.models.official import FILES, step_of
+
+MARK = "hf:"
+LOCAL = {
+    "assets",
+    "checkpoints",
+    "data",
+    "models",
+    "out",
+    "output",
+    "outputs",
+    "results",
+    "run",
+    "runs",
+    "src",
+}
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` can be meant as `owner/name[/subfolder]`, and not as a path that is missing.
+
+    A first part that is a folder here, or a usual folder name, means a path; so does a weights file at
+    the end. `hf:` in front settles the matter.
+    """
+    parts = source.removeprefix(MARK).split("/")
+    named = len(parts) >= 2 and all(re.fullmatch(r"[A-Za-z0-9][\w.-]*", part) for part in parts)
+    if source.startswith(MARK) or not named:
+        return named
+    is_file = PurePosixPath(source).suffix in {".pt", ".pth", ".safetensors", ".yaml", ".json"} or parts[
+        -1
+    ].startswith("step_")
+    return not (is_file or parts[0] in LOCAL or Path(parts[0]).exists())
+
+
+def fetch(source: str) -> Path:
+    """Download the model `owner/name[/subfolder]` and return its local folder.
+
+    Raises:
+        UserError: `huggingface_hub` is missing, the Hub does not answer, or there is no model.
+    """
+    owner, name, *rest = source.removeprefix(MARK).split("/")
+    repo, folder = f"{owner}/{name}", "/".join(rest)
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"{source}: no such path, and to look on the Hub the package is missing. Run pip install huggingface_hub."
+        ) from None
+    try:
+        wanted = choose(huggingface_hub.list_repo_files(repo), folder, source)
+        local = Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted))
+    except UserError:
+        raise
+    except Exception as error:  # the error classes differ between versions and network libraries
+        first = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{source}: no such path, and the Hub gave no model ({type(error).__name__}: {first}). "
+            "Check the name and the network, or download the folder and pass its path."
+        ) from None
+    return local / folder
+
+
+def choose(files: list[str], folder: str, source: str) -> list[str]:
+    """The files of one model: its settings, its weights (the latest step) and the sizes beside it.
+
+    Raises:
+        UserError: no weights in that folder; names the folders that hold some.
+    """
+    paths = [PurePosixPath(file) for file in files]
+    here = [path for path in paths if path.parent == PurePosixPath(folder)]
+    steps = sorted((path for path in here if step_of(path) is not None), key=step_of)  # type: ignore[arg-type]
+    weights = steps[-1:] or [path for path in here if path.name in FILES]
+    if not weights:
+        others = sorted(
+            {str(path.parent) for path in paths if path.name in FILES or step_of(path) is not None}
+        )
+        there = f" Models are in: {', '.join(others)}." if others else ""
+        raise UserError(f"{source}: no model there. Expected {', '.join(FILES)} or step_<N>.{there}")
+    meta = [path for path in paths if path.parent.name == "data" and path.name.endswith("_meta.json")]
+    settings = [path for path in here if path.name in ("all_config.yaml", "config.json")]
+    return [str(path) for path in (*weights, *settings, *meta)]

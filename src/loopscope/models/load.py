@@ -1,0 +1,168 @@
+"""`load`: any model, from wherever it lies, as a `RecursiveModel` ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loopscope.config import ModelSettings
+from loopscope.errors import UserError
+from loopscope.models import hub
+from loopscope.models.folder import CONFIG, WEIGHTS, load_folder
+from loopscope.models.official import CONFIG as OFFICIAL_CONFIG
+from loopscope.models.official import load_official
+from loopscope.models.recursion import DTYPES, RecursiveModel
+from loopscope.registry import did_you_mean
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    **known: Any,
+) -> RecursiveModel:
+    """Load a model, strictly: every tensor must fit, and nothing in the files is executed.
+
+    Args:
+        source: a run folder (its `best/`, else `last/`), a model folder, the name of a shipped model, a
+            folder or file in the official checkpoint format, or a hub id `owner/name[/subfolder]`.
+        dtype: dtype of states and products; None takes the one the model was trained in.
+        device: where it goes.
+        known: settings that the files do not tell, or that shall differ: `load(file, L_cycles=6)`.
+    Returns:
+        The model in evaluation mode. `model.facts` tells its name, format, source, hash and training.
+    Raises:
+        UserError: nothing there, damaged, unsafe, incomplete or contradicting, in one line.
+    """
+    for key in known:
+        if key not in ModelSettings.model_fields:
+            raise UserError(f"{key}: unknown setting. {did_you_mean(key, ModelSettings.model_fields)}")
+    path = locate(source)
+    model = _read(path, known)
+    model.facts |= {"name": _name(path, model.facts), "set": known, "model_hash": model.content_hash}
+    _move(model, device)
+    if dtype is not None:
+        model.compute_in(_dtype(dtype))
+    return model.eval()
+
+
+def list_shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(_shipped())
+
+
+def describe(model: RecursiveModel) -> dict[str, Any]:
+    """What there is to know about a model without running it, in plain values for a table or json.
+
+    FLOPs are matrix products for one puzzle, 2 per multiply-add. The latent size counts numbers.
+    """
+    s, calls = model.settings, model.applications_per_segment
+    kept = (
+        "name",
+        "format",
+        "source",
+        "model_hash",
+        "step",
+        "minutes",
+        "weights",
+        "validation",
+        "assumed",
+        "set",
+    )
+    return {
+        "arch": s.arch,
+        "parameters": model.num_parameters,
+        "puzzle_table": [s.num_puzzle_identifiers, s.puzzle_emb_ndim] if s.puzzle_emb_ndim else None,
+        "cells": s.seq_len,
+        "prefix_slots": s.prefix_len,
+        "vocabulary": s.vocab_size,
+        "width": s.hidden_size,
+        "mixer": "token mlp" if s.mlp_t else f"attention, {s.num_heads} heads",
+        "positions": s.pos_encodings,
+        "latent_size": len(model.state_names) * s.num_tokens * s.hidden_size,
+        "schedule": compact(model.schedule),
+        "applications_per_segment": calls,
+        "flops_per_application": model.application_flops,
+        "flops_per_segment": calls * model.application_flops,
+        "budget": s.halt_max_steps,
+        "trained_in": s.forward_dtype,
+        "computes_in": str(model.dtype).removeprefix("torch."),
+        "start": "random per token" if s.random_init else "fixed vector",
+        **{key: model.facts[key] for key in kept if model.facts.get(key)},
+    }
+
+
+def compact(schedule: tuple[str, ...]) -> str:
+    """A schedule in short: L L H L L H is "(2 L, H) x 2"."""
+    sizes = (n for n in range(1, len(schedule) + 1) if len(schedule) % n == 0)
+    unit = next(schedule[:n] for n in sizes if schedule[:n] * (len(schedule) // n) == schedule)
+    runs: list[list[Any]] = []
+    for name in unit:
+        if runs and runs[-1][1] == name:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, name])
+    text = ", ".join(name if count == 1 else f"{count} {name}" for count, name in runs)
+    times = len(schedule) // len(unit)
+    return text if times == 1 else f"({text}) x {times}"
+
+
+def locate(source: str | Path) -> Path:
+    """The local file or folder that `source` names, fetched when it is a hub id.
+
+    Raises:
+        UserError: no such path, shipped model or hub repository.
+    """
+    path, name = Path(source).expanduser(), str(source)
+    if path.exists():
+        return path
+    shipped = _shipped()
+    if name in shipped:
+        return shipped[name]
+    if isinstance(source, str) and hub.is_hub_id(source):
+        return hub.fetch(source)
+    names = ", ".join(sorted(shipped)) or "none"
+    raise UserError(
+        f"{name}: no such model. Give one of the shipped ones ({names}), or a path, or a hub id owner/name."
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("loopscope") / "assets" / "models"))
+    return {config.parent.name: config.parent for config in folder.glob(f"*/{CONFIG}")}
+
+
+def _read(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
+    if path.is_dir():
+        for folder in (path, path / "best", path / "last"):
+            if (folder / WEIGHTS).is_file() and not (folder / OFFICIAL_CONFIG).is_file():
+                return load_folder(folder, known)
+        if (path / "config.yaml").is_file() and (path / "metrics.jsonl").is_file():
+            raise UserError(f"{path}: this run has not saved a model yet. Wait for its first checkpoint.")
+    elif path.name == WEIGHTS and (path.parent / CONFIG).is_file():
+        return load_folder(path.parent, known)
+    return load_official(path, known)
+
+
+def _name(path: Path, facts: Mapping[str, Any]) -> str:
+    """What to call the model in a table: its recipe, else the last part of its path."""
+    return facts.get("recipe", {}).get("name") or facts.get("name") or path.resolve().name
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if dtype not in DTYPES and dtype not in DTYPES.values():
+        raise UserError(f"dtype={dtype}: expected one of {', '.join(DTYPES)}.")
+    return dtype
+
+
+def _move(model: RecursiveModel, device: str | torch.device) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).split("\n")[0][:120]
+        raise UserError(f"device={device}: not usable here ({first}). Use device=cpu.") from None

@@ -1,0 +1,264 @@
+"""The report: one self-contained page, made from measurements and nothing else.
+
+No script, no request to anywhere; pictures are inline SVG and the data behind each is a link that holds
+it. The same measurements give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from string import Template
+
+from loopscope.files import write_text
+from loopscope.reports import tables
+from loopscope.reports.boards import board_svg, chosen_boards
+from loopscope.reports.drawing import Plot, to_svg
+from loopscope.reports.figures import accuracy_by_segment, restart_curves, survival_curve
+from loopscope.reports.findings import answer, findings, mcnemar
+from loopscope.reports.measurement import HOW_TO_GET, Measurement, Source, read_measurements
+from loopscope.reports.orbit_figures import (
+    drift_against_exponent,
+    drift_series,
+    exponents_by_outcome,
+    single_orbits,
+    spectrum_by_fate,
+)
+from loopscope.reports.published import escape_ratio, published_table
+from loopscope.reports.quantity import Quantity, Table
+from loopscope.reports.words import EXPLANATION, FOOTNOTES
+
+Draw = Callable[[Measurement], Plot]
+FIGURES: tuple[tuple[Draw, tuple[str, ...]], ...] = (  # figure, variables it needs
+    (accuracy_by_segment, ()),
+    (survival_curve, ()),
+    (exponents_by_outcome, ("ftle",)),
+    (spectrum_by_fate, ("ftle", "late drift", "several exponents")),
+    (drift_against_exponent, ("ftle", "late drift")),
+    (drift_series, ("drift",)),
+    (restart_curves, ("basin_solved",)),
+    (single_orbits, ("drift",)),
+)
+PROVENANCE = (  # attribute, what to call it
+    ("model", "model"),
+    ("model_hash", "model hash"),
+    ("num_parameters", "parameters"),
+    ("task", "task"),
+    ("data", "data"),
+    ("data_hash", "data hash"),
+    ("seed", "seed"),
+    ("budget", "training budget, segments"),
+    ("applications_per_segment", "block applications per segment"),
+    ("exponents_segments", "segments covered by the exponents"),
+    ("exponent_segments", "segments covered by the exponents"),
+    ("restart_segments", "segments per restart"),
+    ("traj_dtype", "trajectory computed in"),
+    ("tangent_dtype", "tangents computed in"),
+    ("versions", "versions"),
+    ("python", "python"),
+    ("machine", "machine"),
+    ("created", "created"),
+)
+
+
+def report(datasets: Source | Iterable[Source], out: str | Path) -> Path:
+    """Write a report on one or several measurements as one html page.
+
+    Args:
+        datasets: an `xarray.Dataset` as `measure` returns it, a path to a .zarr folder, or several of
+            either; several are compared first and then shown one after the other.
+        out: the html file to write; it appears whole or not at all.
+    Returns:
+        The path written.
+    Raises:
+        UserError: a path or dataset that is not a measurement.
+    """
+    measurements = read_measurements(datasets)
+    write_text(out, page(measurements))
+    return Path(out)
+
+
+def page(measurements: Sequence[Measurement]) -> str:
+    """The whole page as text."""
+    several = len(measurements) > 1
+    title = "How they solve: " + ", ".join(m.name for m in measurements) if several else _title(measurements[0])
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += [f'<p class="answer">{_inline(answer(m))}</p>' for m in measurements]
+    parts += [_explanation(measurements)]
+    if several:
+        parts += [_comparison(measurements)]
+    for i, m in enumerate(measurements, start=1):
+        parts += _run(m, i if several else None)
+    parts += [_footnotes()]
+    folder = files("loopscope.reports")
+    css, template = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.html"))
+    return Template(template).substitute(title=escape(title), css=css.rstrip(), body="\n".join(parts))
+
+
+def _title(m: Measurement) -> str:
+    return f"How {m.name} solves {m.attrs['task']}" if "task" in m.attrs else f"How {m.name} solves"
+
+
+def _explanation(measurements: Sequence[Measurement]) -> str:
+    lines = [f"<h2>What was measured</h2>{''.join(f'<p>{_inline(text)}</p>' for text in EXPLANATION)}"]
+    for m in measurements:
+        planned = int(m.attrs.get("n", m.n))
+        count = f"{m.n:,} puzzles" if planned <= m.n else f"{m.n:,} of {planned:,} puzzles (the run is not complete)"
+        budget = f"trained for {m.budget}" if m.trained else f"no training budget, so the outcome is read at {m.budget}"
+        data = f" of {m.attrs['data']}" if m.attrs.get("data") else ""
+        applied = f", {m.applications} block applications each" if m.applications > 1 else ""
+        lines.append(f'<p class="meta">{escape(f"{m.name}: {count}{data}; {m.stop} segments ({budget}){applied}.")}</p>')
+    return "\n".join(lines)
+
+
+def _comparison(measurements: Sequence[Measurement]) -> str:
+    parts = ['<h2 id="comparison">Side by side</h2>', _table(tables.comparison_table(list(measurements)), title=False)]
+    for a, b in combinations(measurements, 2):
+        if sentence := mcnemar(a, b):
+            parts.append(f"<p>{escape(sentence)}</p>")
+        ratio = escape_ratio(a, b)
+        if ratio is not None and a.applications != b.applications:
+            parts.append(
+                f"<p>{escape(a.name)} escapes {ratio[0]:.2g} times as fast as {escape(b.name)} per segment and "
+                f"{ratio[1]:.2g} times as fast per application. Published, TRM over HRM: about 5 and 1.6.</p>"
+            )
+    links = "".join(f'<li><a href="#run{i}">{escape(m.name)}</a></li>' for i, m in enumerate(measurements, start=1))
+    return "\n".join([*parts, f"<nav><ul>{links}</ul></nav>"])
+
+
+def _run(m: Measurement, number: int | None) -> list[str]:
+    """All sections on one measurement; with a number, under a heading of its own."""
+    head = "h2" if number is None else "h3"
+    parts = [] if number is None else [f'<h2 id="run{number}">{escape(m.name)}</h2>']
+    parts += [_table(tables.headline_table(m), head)]
+    items = "".join(
+        f'<li><span class="verdict">{escape(f.verdict)}.</span> {_inline(_sentence(f.evidence))}</li>' for f in findings(m)
+    )
+    parts += [f'<{head}>Findings</{head}><ul class="findings">{items}</ul>']
+    parts += [f"<{head}>Figures</{head}>", *_figures(m, number)]
+    optional = [tables.fate_rows(m), tables.restart_rows(m), tables.rating_rows(m), published_table(m)]
+    shown = [_table(table) for table in optional if table is not None]
+    parts += [f"<{head}>Tables</{head}>", *shown, *_missing(m, ("rating",))]
+    return [*parts, _boards(m, head), _provenance(m, head)]
+
+
+def _figures(m: Measurement, number: int | None) -> list[str]:
+    parts, missing = [], []
+    for draw, needs in FIGURES:
+        lacking = [need for need in needs if not _has(m, need)]
+        missing += [need for need in lacking if need not in missing]
+        if not lacking:
+            parts.append(_figure(draw(m), number))
+    return parts + _missing(m, missing)
+
+
+def _has(m: Measurement, need: str) -> bool:
+    if need == "late drift":
+        return m.late is not None
+    if need == "several exponents":
+        return "ftle" in m and m.exponents.shape[1] > 1
+    return need in m
+
+
+def _missing(m: Measurement, needs: Sequence[str]) -> list[str]:
+    """One sentence for each thing that is not here, and how to get it."""
+    return [
+        f'<p class="meta">{_inline(HOW_TO_GET[need])}</p>' for need in needs if need in HOW_TO_GET and not _has(m, need)
+    ]
+
+
+def _figure(plot: Plot, number: int | None) -> str:
+    name = f"{plot.key}{'' if number is None else f'_{number}'}.csv"
+    csv = base64.b64encode(plot.table.to_csv(index=False, float_format="%.6g").encode()).decode()
+    link = f'<a class="download" download="{name}" href="data:text/csv;base64,{csv}">Data (csv)</a>'
+    title = escape(plot.title)
+    return (
+        f"<figure><h3>{title}</h3>{to_svg(plot.figure, title)}<figcaption>{_inline(plot.caption)} {link}</figcaption></figure>"
+    )
+
+
+def _table(table: Table, head: str = "h3", title: bool = True) -> str:
+    numeric = [all(isinstance(row[i], int) for row in table.rows) for i in range(len(table.header))]
+    titles = "".join(f"<th{' class=n' if n else ''}>{escape(t)}</th>" for t, n in zip(table.header, numeric, strict=True))
+    body = "".join(f"<tr>{''.join(_td(cell) for cell in row)}</tr>" for row in table.rows)
+    heading = f"<{head}>{escape(table.title)}</{head}>" if title else ""
+    caption = f'<p class="caption">{_inline(table.caption)}</p>' if table.caption else ""
+    rows = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
+    return f'{heading}<div class="scroll"><table>{rows}</table></div>{caption}'
+
+
+def _td(cell: str | int | Quantity) -> str:
+    if isinstance(cell, int):
+        return f'<td class="n">{cell:,}</td>'
+    if isinstance(cell, Quantity):
+        return f'<td class="{"undefined" if math.isnan(cell.value) else "value"}">{escape(str(cell))}</td>'
+    return f"<td>{escape(cell)}</td>"
+
+
+def _boards(m: Measurement, head: str) -> str:
+    chosen = chosen_boards(m)
+    if not chosen:
+        return f'<{head}>Boards</{head}><p class="meta">{HOW_TO_GET["answer"]}</p>'
+    figures = []
+    for name, row in chosen.items():
+        inputs, labels, final = (m.array(v)[row] for v in ("inputs", "labels", "answer"))
+        wrong = int(((final != labels) & (labels != 0)).sum())
+        words = f"{name.capitalize()}: puzzle {int(m.data['puzzle'][row])}, " + (
+            "every cell right." if wrong == 0 else f"{wrong} of {int((labels != 0).sum())} cells wrong."
+        )
+        drawn = board_svg(inputs, labels, final, str(m.attrs.get("task", "")))
+        figures.append(f"<figure>{drawn}<figcaption>{words}</figcaption></figure>")
+    key = (
+        f"Answers after {m.budget} segments. Bold: given. Green: filled in and right. Framed and struck through: wrong, with "
+        "the right content small beside it. Both are the middle ones of their class by number of wrong cells."
+    )
+    return f'<{head}>Boards</{head}><div class="boards">{"".join(figures)}</div><p class="caption">{key}</p>'
+
+
+def _provenance(m: Measurement, head: str) -> str:
+    rows = "".join(
+        f"<tr><td>{words}</td><td>{escape(_plain(m.attrs[key]))}</td></tr>" for key, words in PROVENANCE if key in m.attrs
+    )
+    command = m.attrs.get("command")
+    repeat = (
+        f"<p>To measure again:</p><pre>{escape(str(command))}</pre>"
+        if command
+        else '<p class="meta">The command was not recorded.</p>'
+    )
+    return (
+        f'<{head}>Provenance</{head}><div class="scroll"><table class="provenance"><tbody>{rows}</tbody></table></div>{repeat}'
+    )
+
+
+def _plain(value: object) -> str:
+    """An attribute as text; versions may come as a dictionary, or as one written in json."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return str(value)
+
+
+def _footnotes() -> str:
+    items = "".join(
+        f'<dt id="word-{key}">{escape(term)}</dt><dd>{_inline(text)}</dd>' for key, (term, text) in FOOTNOTES.items()
+    )
+    return f'<h2>Words</h2><dl class="footnotes">{items}</dl>'
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _inline(text: str) -> str:
+    """Escaped text, with `code`, *emphasis* and [[key|words]] links to footnotes."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    text = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", text)
+    return re.sub(r"\[\[(\w+)\|([^\]]+)\]\]", r'<a href="#word-\1">\2</a>', text)
