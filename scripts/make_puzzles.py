@@ -32,7 +32,9 @@ def main(training_files: list[str]) -> None:
     small = without(generate(board, 600, 12, np.random.default_rng(2026)), trained)[:512]
     save(small, "sudoku6-test")
 
-    pool = join([generate(Sudoku(3, 3), 400, givens, np.random.default_rng([2026, givens])) for givens in (30, 25)])
+    pool = join(
+        [generate(Sudoku(3, 3), 400, givens, np.random.default_rng([2026, givens])) for givens in (30, 25)]
+    )
     if training_files:
         pool = without(pool, join([read_puzzles(f) for f in training_files]))
     rating = pool.facts["rating"]
@@ -44,7 +46,9 @@ def main(training_files: list[str]) -> None:
 def without(puzzles: PuzzleSet, others: PuzzleSet) -> PuzzleSet:
     """The puzzles that are not a symmetric copy of one of the others."""
     copies = overlap(others, puzzles)
-    print(f"{len(copies)} of {len(puzzles)} {puzzles.task.name} puzzles equal a training puzzle up to symmetry")
+    print(
+        f"{len(copies)} of {len(puzzles)} {puzzles.task.name} puzzles equal a training puzzle up to symmetry"
+    )
     return puzzles[np.setdiff1d(np.arange(len(puzzles)), copies)]
 
 
@@ -52,7 +56,9 @@ def save(puzzles: PuzzleSet, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.csv.gz"
     write_puzzles(puzzles, path)
-    print(f"{path.name}: {len(puzzles)} puzzles, {path.stat().st_size} bytes, sha256 {puzzles.content_hash[:12]}")
+    print(
+        f"{path.name}: {len(puzzles)} puzzles, {path.stat().st_size} bytes, sha256 {puzzles.content_hash[:12]}"
+    )
 
 
 if __name__ == "__main__":

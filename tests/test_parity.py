@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from loopscope.latent import tree_map
-from loopscope.models import HL, build_model
+from loopscope.models import HL, Readout, build_model
 from loopscope.models.official import settings_from_arch, strip_prefix
 from loopscope.tasks.base import Batch
 from loopscope.training import halting
 from loopscope.training.ema import EMA
-from loopscope.training.loss import cell_cross_entropy, segment_loss
+from loopscope.training.loss import SegmentLoss, cell_cross_entropy, segment_loss
 from loopscope.training.optim import AdamATan2, SignSGD, learning_rate
 from shared import shared_path
 
@@ -131,73 +132,114 @@ def test_evaluation_states_logits_and_losses(case: Case) -> None:
     assert compared >= 1
 
 
-def test_three_training_steps(case: Case) -> None:
+class Step(NamedTuple):
+    """One training step of ours: everything the recording also has."""
+
+    number: int
+    carry: halting.Carry
+    out: Readout
+    loss: SegmentLoss
+    target: torch.Tensor | None
+    table_grad: torch.Tensor | None
+    lr: float
+
+
+def training_steps(case: Case, ema: EMA, rounding: float = 0.0) -> Iterator[Step]:
+    """Train on the recorded batches; the first start is changed by a relative `rounding`.
+
+    Every step is handed out between its backward pass and its update of the weights.
+    """
     model, optim, settings = case.model, case.facts["optim"], case.settings
-    adam = AdamATan2(
-        model.parameters(), lr=0.0, betas=(optim["beta1"], optim["beta2"]), weight_decay=optim["weight_decay"]
-    )
+    betas = (optim["beta1"], optim["beta2"])
+    adam = AdamATan2(model.parameters(), lr=0.0, betas=betas, weight_decay=optim["weight_decay"])
     table = model.puzzle_emb.weights if settings.puzzle_emb_ndim else None
     sign = None if table is None else SignSGD(table, 0.0, optim["puzzle_emb_weight_decay"])
-    ema = EMA(model, optim["ema_rate"])
-    carry = None
-    for step in (1, 2, 3):
-        key, rtol = f"train/step{step}", [1e-4, 1e-3, 5e-3][step - 1]
-        incoming = case.batch(f"{key}/batch")
-        carry = halting.empty_carry(model, incoming) if carry is None else carry
-        carry = halting.refill(model, carry, incoming, None)
+    rate = {"warmup": optim["warmup"], "total": optim["total_steps"], "min_ratio": optim["lr_min_ratio"]}
+    carry = halting.empty_carry(model, case.batch("train/step1/batch"))
+    for number in (1, 2, 3):
+        carry = halting.refill(model, carry, case.batch(f"train/step{number}/batch"), None)
+        start = tree_map(lambda t: t * (1 + rounding), carry.z) if number == 1 else carry.z
         rows = None if table is None else table[carry.data.puzzle_ids].clone().requires_grad_()
         ctx = model.encode(carry.data, rows)
-        z = model.training_segment(carry.z, ctx)
+        z = model.training_segment(start, ctx)
         out = model.readout(z, ctx)
         steps = carry.steps + 1
         halted = halting.halt(settings, out, steps, torch.zeros_like(steps))
-        target = None
-        if model.trains_continue:
-            target = halting.continue_target(model, z, ctx, steps)
+        target = halting.continue_target(model, z, ctx, steps) if model.trains_continue else None
         loss = segment_loss(out, carry.data.labels, case.loss, target)
         (loss.total / len(steps)).backward()
-
-        close(loss.total, case[f"{key}/loss"], rtol=rtol)
-        close(out.logits, case[f"{key}/out/logits"], atol=STATE_ATOL[step - 1] * 2)
-        if f"{key}/out/target_q_continue" in case:
-            close(target, case[f"{key}/out/target_q_continue"], atol=STATE_ATOL[step - 1])
-        assert torch.equal(halted, case[f"{key}/carry/halted"])
-        assert torch.equal(steps, case[f"{key}/carry/steps"])
-        assert torch.equal(carry.data.inputs, case[f"{key}/carry/current/inputs"].long())
-        counted = halted & (carry.data.labels != -100).any(1)
-        assert counted.sum() == case[f"{key}/metrics/count"]
-        assert (loss.row_exact & counted).sum() == case[f"{key}/metrics/exact_accuracy"]
-        assert (loss.row_halt_right & counted).sum() == case[f"{key}/metrics/q_halt_accuracy"]
-        assert (steps * counted).sum() == case[f"{key}/metrics/steps"]
-        close((loss.row_accuracy * counted).sum(), case[f"{key}/metrics/accuracy"], atol=1e-6)
-        close(loss.cell, case[f"{key}/metrics/lm_loss"], rtol=rtol)
-        close(loss.halt, case[f"{key}/metrics/q_halt_loss"], rtol=rtol)
-        if step == 1:
-            check_gradients(case, rows)
-
-        rate = {"warmup": optim["warmup"], "total": optim["total_steps"], "min_ratio": optim["lr_min_ratio"]}
-        adam.param_groups[0]["lr"] = learning_rate(step, optim["lr"], **rate)
-        close(adam.param_groups[0]["lr"], case[f"{key}/lr"], rtol=1e-12)
-        if sign is not None:
-            sign.lr = learning_rate(step, optim["puzzle_emb_lr"], **rate)
+        carry = halting.Carry(tree_map(torch.detach, z), steps, halted, carry.data)
+        lr = adam.param_groups[0]["lr"] = learning_rate(number, optim["lr"], **rate)
+        yield Step(number, carry, out, loss, target, None if rows is None else rows.grad, lr)
+        if sign is not None and rows is not None:
+            sign.lr = learning_rate(number, optim["puzzle_emb_lr"], **rate)
             sign.step(carry.data.puzzle_ids, rows.grad)
-            close(table, case[f"{key}/after/model.inner.puzzle_emb.weights"], atol=1e-7)
         adam.step()
         adam.zero_grad()
         ema.update()
-        carry = halting.Carry(HL(z.z_H.detach(), z.z_L.detach()), steps, halted, carry.data)
-    check_parameters(case, ema)
 
 
-def check_gradients(case: Case, rows: torch.Tensor | None) -> None:
+def test_three_training_steps(case: Case) -> None:
+    """All three steps, unless the map has blown a rounding of the start up to 0.1 before.
+
+    That happens in one case only, the widest mixer, where two processors with different matrix kernels
+    part after the first step.
+    """
+    twin = Case(case.facts["name"])
+    ema, compared = EMA(case.model, case.facts["optim"]["ema_rate"]), 0
+    other = training_steps(twin, EMA(twin.model, 0.9), 2**-23)
+    for step, changed in zip(training_steps(case, ema), other, strict=True):
+        if 10 * (step.out.logits - changed.out.logits).abs().max() > 0.1:
+            break
+        check_step(case, step)
+        if step.number == 1:
+            check_gradients(case, step.table_grad)
+        else:
+            check_table(case, step.number - 1)
+        compared += 1
+    assert compared == 3 or case.facts["name"] == "trm_mlp_h64"
+    if compared == 3:
+        check_table(case, 3)
+        check_parameters(case, ema)
+
+
+def check_step(case: Case, step: Step) -> None:
+    key, atol = f"train/step{step.number}", 2 * STATE_ATOL[step.number - 1]
+    rtol = [1e-4, 1e-3, 5e-3][step.number - 1]
+    carry, loss = step.carry, step.loss
+    close(loss.total, case[f"{key}/loss"], rtol=rtol)
+    close(step.out.logits, case[f"{key}/out/logits"], atol=atol)
+    if f"{key}/out/target_q_continue" in case:
+        close(step.target, case[f"{key}/out/target_q_continue"], atol=atol)
+    assert torch.equal(carry.halted, case[f"{key}/carry/halted"])
+    assert torch.equal(carry.steps, case[f"{key}/carry/steps"])
+    assert torch.equal(carry.data.inputs, case[f"{key}/carry/current/inputs"].long())
+    counted = carry.halted & (carry.data.labels != -100).any(1)
+    assert counted.sum() == case[f"{key}/metrics/count"]
+    assert (loss.row_exact & counted).sum() == case[f"{key}/metrics/exact_accuracy"]
+    assert (loss.row_halt_right & counted).sum() == case[f"{key}/metrics/q_halt_accuracy"]
+    assert (carry.steps * counted).sum() == case[f"{key}/metrics/steps"]
+    close((loss.row_accuracy * counted).sum(), case[f"{key}/metrics/accuracy"], atol=1e-6)
+    close(loss.cell, case[f"{key}/metrics/lm_loss"], rtol=rtol)
+    close(loss.halt, case[f"{key}/metrics/q_halt_loss"], rtol=rtol)
+    close(step.lr, case[f"{key}/lr"], rtol=1e-12)
+
+
+def check_gradients(case: Case, table_grad: torch.Tensor | None) -> None:
     for name, p in case.model.named_parameters():
         grad = torch.zeros_like(p) if p.grad is None else p.grad
         close(grad.double().norm(), case[f"train/step1/grad_norm/model.inner.{name}"], rtol=1e-4, atol=1e-12)
         expected = case[f"train/step1/grad_sample/model.inner.{name}"]
         close(flat_sample(grad), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item() + 1e-12)
-    if rows is not None:
+    if table_grad is not None:
         expected = case["train/step1/grad_full/local_puzzle_emb"]
-        close(rows.grad, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        close(table_grad, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def check_table(case: Case, step: int) -> None:
+    if case.settings.puzzle_emb_ndim:
+        after = case[f"train/step{step}/after/model.inner.puzzle_emb.weights"]
+        close(case.model.puzzle_emb.weights, after, atol=1e-7)
 
 
 def check_parameters(case: Case, ema: EMA) -> None:

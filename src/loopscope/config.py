@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from loopscope.errors import UserError
 from loopscope.registry import did_you_mean
@@ -50,12 +41,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _read_none(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_none(cls, values: Any) -> Any:
         """`none` means no value where a setting may have none; yaml itself only knows `null`."""
-        optional = type(None) in get_args(cls.model_fields[str(info.field_name)].annotation)
-        return None if optional and value in ("none", "None") else value
+        if not isinstance(values, dict):
+            return values
+        optional = {k for k, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {k: None if k in optional and v in ("none", "None") else v for k, v in values.items()}
 
 
 class ModelSettings(Settings):
@@ -70,17 +63,23 @@ class ModelSettings(Settings):
     num_puzzle_identifiers: Count = 1
     """Rows of the puzzle embedding table."""
     hidden_size: Count = 512
+    """Width, D."""
     num_heads: Count = 8
+    """Attention heads."""
     expansion: Annotated[Number, Field(gt=0)] = 4.0
     """Width factor of the SwiGLU blocks, before the official rounding up to a multiple of 256."""
     H_cycles: Count = 3
+    """Updates of z_H in a segment."""
     L_cycles: Count = 6
+    """Updates of z_L before each of z_H."""
     H_layers: Whole = 0
     """Layers of the H block (HRM, transformer); TRM shares one block and ignores it, as officially."""
     L_layers: Whole = 2
+    """Layers of the L block, and of the one block of TRM."""
     mlp_t: bool = False
     """Mix tokens with a SwiGLU over the token axis instead of attention."""
     pos_encodings: Literal["rope", "learned", "none"] = "rope"
+    """How a token knows its place; `mlp_t` needs none."""
     puzzle_emb_ndim: Whole = 0
     """Numbers per puzzle identifier; 0 means no puzzle embedding."""
     puzzle_emb_len: Whole = 0
@@ -94,7 +93,9 @@ class ModelSettings(Settings):
     forward_dtype: Dtype = "bfloat16"
     """Dtype of states and products; weights stay float32 masters."""
     rms_norm_eps: Amount = 1e-5
+    """Added to the mean square before the root."""
     rope_theta: Annotated[Number, Field(gt=0)] = 10000.0
+    """Base of the rotation frequencies."""
     random_init: bool = False
     """Every reset draws the start per token and dimension (EqR); off starts from H_init, L_init."""
 
@@ -144,17 +145,27 @@ class TrainSettings(Settings):
     micro_batch: Whole = 0
     """Rows per forward and backward within a step; 0 takes the whole batch. Few stay in a CPU's cache."""
     lr: Amount = 1e-4
+    """Learning rate after warm-up, of everything but the puzzle table."""
     lr_min_ratio: Share = 1.0
     """Learning rate at the last step relative to `lr`; 1.0 keeps it constant."""
     lr_warmup_steps: Whole = 2000
+    """Steps over which the learning rates rise linearly from zero."""
     beta1: Decay = 0.9
+    """Decay of the mean of the gradients."""
     beta2: Decay = 0.95
+    """Decay of the mean of their squares."""
     weight_decay: Amount = 0.1
+    """Decoupled; times the learning rate."""
     puzzle_emb_lr: Amount = 1e-2
+    """Learning rate of the puzzle table (SignSGD)."""
     puzzle_emb_weight_decay: Amount = 0.1
+    """Decay of the table rows that a batch touches."""
     loss: Literal["stablemax", "softmax"] = "stablemax"
+    """How logits become probabilities."""
     ema: bool = True
+    """Evaluate and save averaged weights."""
     ema_rate: Share = 0.999
+    """Share of the average that a step keeps."""
     seed: Whole = 0
     """Of the weights, the order of the puzzles, their symmetries, the held-out split, and exploration."""
     log_every: Count = 20
@@ -195,14 +206,18 @@ class GenerateSettings(Settings):
     givens: Count
     """Clues of each puzzle."""
     box_rows: Count = 3
+    """Rows of a box; rows times columns is the side of the board."""
     box_cols: Count = 3
+    """Columns of a box."""
     seed: Whole = 0
+    """Same seed, same puzzles."""
 
 
 class DataSettings(Settings):
     """Which puzzles a model is trained on."""
 
     task: str = "sudoku"
+    """Registered task of the puzzles."""
     path: str | list[str] | None = None
     """Puzzle file or files."""
     generate: GenerateSettings | None = None
@@ -351,14 +366,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values = values[parent]
         if not isinstance(values, dict):
             raise UserError(f"{path}: {'.'.join(parents[:depth])} is a single value and has no keys.")
-    values[last] = parse_value(text)
+    values[last] = _read_yaml(text, override)
 
 
 class _Loader(yaml.SafeLoader):
     """Safe yaml that reads `3e-4` as a number, as yaml 1.2 does; plain PyYAML sees a word."""
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

@@ -74,3 +74,8 @@ def batch_size(z: Any) -> int:
 def norm(z: Any) -> Tensor:
     """Euclidean norm over everything but the batch axis, (B,) float64."""
     return torch.stack([t.detach().double().flatten(1).square().sum(1) for t in leaves(z)]).sum(0).sqrt()
+
+
+def distance(a: Any, b: Any) -> Tensor:
+    """Euclidean distance of two latents of the same form, row by row, (B,) float64."""
+    return norm(tree_map(lambda x, y: x.detach().double() - y.detach().double(), a, b))

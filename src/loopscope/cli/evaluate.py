@@ -18,7 +18,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--json", help="Write the scores here.")] = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 64,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float64; default the model's own.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float64; default the model's own.")
+    ] = None,
     skip_invalid: options.SkipInvalid = False,
     known: options.Known = None,
 ) -> None:

@@ -16,14 +16,18 @@ def measure(
     model: options.Model,
     data: options.Data,
     out: Annotated[Path, typer.Option(help="Result, a .zarr folder; an interrupted run goes on.")],
-    segments: Annotated[int | None, typer.Option(help="Length of the orbits; default the training budget.")] = None,
+    segments: Annotated[
+        int | None, typer.Option(help="Length of the orbits; default the training budget.")
+    ] = None,
     exponents: Annotated[int, typer.Option(help="Leading Lyapunov exponents per puzzle.", min=0)] = 0,
     exponent_segments: Annotated[
         int | None, typer.Option(help="Segments they cover; default the training budget.")
     ] = None,
     sigmas: Annotated[str, typer.Option(help="Sizes of the kicks of restarts, with commas.")] = "",
     restarts: Annotated[int, typer.Option(help="Restarts per size.", min=1)] = 8,
-    restart_segments: Annotated[int | None, typer.Option(help="Their length; default the training budget.")] = None,
+    restart_segments: Annotated[
+        int | None, typer.Option(help="Their length; default the training budget.")
+    ] = None,
     reorth: Annotated[str, typer.Option(help="Re-orthonormalise every segment or update.")] = "segment",
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,

@@ -44,7 +44,9 @@ def info(model: options.Model, known: options.Known = None) -> None:
 def convert(
     model: options.Model,
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    to: Annotated[str, typer.Option(help="Format: loopscope (safetensors + config.json) or official.")] = "loopscope",
+    to: Annotated[
+        str, typer.Option(help="Format: loopscope (safetensors + config.json) or official.")
+    ] = "loopscope",
     known: options.Known = None,
 ) -> None:
     """Rewrite a model in our format or in the official one.

@@ -17,7 +17,9 @@ from loopscope.errors import UserError
 Model = Annotated[
     str, typer.Argument(help="A run or model folder, an official checkpoint, a shipped name, or a hub id.")
 ]
-Data = Annotated[str, typer.Option("--data", help="Puzzle file (.csv, .csv.gz) or the name of shipped puzzles.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Puzzle file (.csv, .csv.gz) or the name of shipped puzzles.")
+]
 Limit = Annotated[int | None, typer.Option(help="Take the first N puzzles only.")]
 BatchSize = Annotated[int, typer.Option(help="Puzzles per batch; bounds the memory.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -61,7 +63,9 @@ def parse_numbers(text: str, kind: type, option: str) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"{option} {text}: expected numbers with commas between, for example {option} 16,64.") from None
+        raise UserError(
+            f"{option} {text}: expected numbers with commas between, for example {option} 16,64."
+        ) from None
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -34,7 +34,14 @@ def solve(
     puzzles = one_puzzle(puzzle)
     network = options.load_model(model, known)
     answers = run(
-        network, puzzles, segments=segments, restarts=restarts, noise=noise, select=select, seed=seed, trace=trace
+        network,
+        puzzles,
+        segments=segments,
+        restarts=restarts,
+        noise=noise,
+        select=select,
+        seed=seed,
+        trace=trace,
     )
     task, givens = puzzles.task, puzzles.inputs[0]
     if trace:
@@ -68,7 +75,9 @@ def print_verdict(task, givens: np.ndarray, answer: np.ndarray, halt: float, res
         broken = f"{conflicts} cells break a rule" if conflicts else "no rule is broken"
         verdict = f"NOT solved: {broken}, the givens are {'kept' if kept else 'changed'}"
     believes = "calls it right" if halt > 0 else "does not call it right"
-    options.console.print(f"{verdict}\nthe model {believes} (halt logit {halt:+.2f}), late residual {residual:.2g}")
+    options.console.print(
+        f"{verdict}\nthe model {believes} (halt logit {halt:+.2f}), late residual {residual:.2g}"
+    )
 
 
 def _print_trace(task, givens: np.ndarray, answers) -> None:  # type: ignore[no-untyped-def]

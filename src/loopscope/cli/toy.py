@@ -34,7 +34,9 @@ def toy(
         [c.name, f"{c.expected:.5f}", f"{c.obtained:.5f}", f"{c.tolerance:.1g}", "ok" if c.passed else "FAIL"]
         for c in checks
     ]
-    options.table(f"{n} puzzles, {segments} segments, seed {seed}", ["", "exact", "measured", "4 s.e.", ""], rows)
+    options.table(
+        f"{n} puzzles, {segments} segments, seed {seed}", ["", "exact", "measured", "4 s.e.", ""], rows
+    )
     solved = run.solved.values[:, -1]
     medians = [run.ftle.values[group, 0] for group in (solved, ~solved)]
     names = ["solved", "not solved"]

@@ -14,11 +14,15 @@ from loopscope.errors import UserError
 
 @app.command()
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a yaml file; not with --resume.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe or a yaml file; not with --resume.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings, size and cost; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, size and cost; train nothing.")
+    ] = False,
 ) -> None:
     """Train a model. Ctrl-C leaves a checkpoint; --resume goes on exactly where it stopped.
 
@@ -31,7 +35,9 @@ def train(
 
     words = [w for w in (recipe, *(overrides or [])) if w]
     if resume is not None:
-        path = training.train(None, resume, overrides=words, resume=True, on_eval=validation_scores, progress=True)
+        path = training.train(
+            None, resume, overrides=words, resume=True, on_eval=validation_scores, progress=True
+        )
     else:
         if not words:
             from loopscope.config import recipe_names

@@ -162,8 +162,8 @@ def lyapunov_spectrum(
     with torch.no_grad():
         ctx = system.encode(batch)
         z = system.initial_state(ctx) if z0 is None else z0
-    _check_state(z)
-    functions = _functions(system, ctx, reorth)
+    check_state(z)
+    functions = segment_functions(system, ctx, reorth)
     Q = orthonormal_start(z, exponents, seed=seed) if tangents is None else tangents
     steps = []
     for _ in tqdm(range(segments), desc="segments", disable=not progress):
@@ -246,7 +246,12 @@ def _householder(unit: Tensor) -> tuple[Tensor, Tensor]:
     return Q * sign[:, None], diagonal.abs()
 
 
-def _functions(system: Any, ctx: Any, reorth: str) -> list[Callable[[Any], Any]]:
+def segment_functions(system: Any, ctx: Any, reorth: str) -> list[Callable[[Any], Any]]:
+    """One segment as the functions between which tangents are re-orthonormalised, for `advance`.
+
+    Raises:
+        UserError: `reorth` is neither "segment" nor "update", or the system offers no updates.
+    """
     if reorth == "segment":
         return [lambda z: system.segment(z, ctx)]
     if reorth != "update":
@@ -259,7 +264,12 @@ def _functions(system: Any, ctx: Any, reorth: str) -> list[Callable[[Any], Any]]
     return list(system.updates(ctx))
 
 
-def _check_state(z: Any) -> None:
+def check_state(z: Any) -> None:
+    """Insist on a latent in which tangents mean something.
+
+    Raises:
+        UserError: parts of another dtype than float32 or float64, or of both.
+    """
     dtypes = {t.dtype for t in leaves(z)}
     if dtypes not in ({torch.float32}, {torch.float64}):
         found = ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))

@@ -23,7 +23,8 @@ def perturbed_start(
 
     Args:
         z0: the unperturbed start, B rows.
-        sigma: size of the noise in units of the standard deviation of each part of z0.
+        sigma: size of the noise in units of the standard deviation of each part of z0, row by row; in
+            units of 1 where a part is constant, such as a start of zeros.
         seed: of the draw; the same noise serves every sigma, so that curves over sigma are paired.
         restart: number of the restart.
         puzzle_index: number of each puzzle in the whole set; makes the draw independent of batching.
@@ -32,7 +33,9 @@ def perturbed_start(
 
     def move(part: Tensor) -> Tensor:
         draws = np.stack([g.standard_normal(part.shape[1:], dtype=np.float32) for g in generators])
-        noise = torch.from_numpy(draws).to(part.device, part.dtype)
-        return part + sigma * part[:1].float().std().to(part.dtype) * noise
+        noise = torch.from_numpy(draws).to(part.device)
+        scale = part.float().flatten(1).std(dim=1, correction=0)
+        scale = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (part.ndim - 1))
+        return part + (sigma * scale * noise).to(part.dtype)
 
     return tree_map(move, z0)

@@ -46,7 +46,7 @@ def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any]
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
         own = {"format_version": FORMAT_VERSION, "model": model.settings.model_dump()}
-        write_json(beside / CONFIG, {**facts, **own, CHECKSUM: _sha256(beside / WEIGHTS)})
+        write_json(beside / CONFIG, {**facts, **own, CHECKSUM: _sha256(beside / WEIGHTS)}, default=str)
         write_text(beside / "README.md", card(model, facts))
 
 
@@ -61,15 +61,7 @@ def load_folder(path: Path, known: Mapping[str, Any] | None = None) -> Recursive
     """
     config, weights, known = read_config(path), path / WEIGHTS, known or {}
     settings = validated(ModelSettings, {**config["model"], **known}, str(path / CONFIG))
-    try:
-        damaged = CHECKSUM in config and _sha256(weights) != config[CHECKSUM]
-        state = {} if damaged else load_file(weights)
-    except (SafetensorError, OSError):
-        raise UserError(f"{weights}: missing or not readable. Copy or fetch the folder again.") from None
-    if damaged:
-        raise UserError(
-            f"{weights}: damaged or changed, its sha256 is not the one in {CONFIG}. Copy the folder again."
-        )
+    state = _read_tensors(weights, config.get(CHECKSUM))
     check_agreement(state, settings, weights, {"": f"{CONFIG} says"} | dict.fromkeys(known, "you passed"))
     model = build_model(settings, seed=0)
     load_state(model, state, str(weights))
@@ -97,7 +89,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no `model` section. Expected a folder written by loopscope.")
     if config.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{file}: format_version is {config.get('format_version')!r}, this loopscope reads {FORMAT_VERSION}. "
+            f"{file}: format_version is {config.get('format_version')!r}, expected {FORMAT_VERSION}. "
             "Upgrade loopscope."
         )
     return config
@@ -116,7 +108,7 @@ def load_state(model: RecursiveModel, state: Mapping[str, Tensor], source: str) 
         if expected.shape != state[key].shape:
             raise UserError(
                 f"{source}: {key} is {tuple(state[key].shape)}, the settings say {tuple(expected.shape)}. "
-                "Use the settings file that belongs to these weights."
+                "Load weights and settings of the same run, or fetch the file again."
             )
     unknown = sorted(set(state) - set(own))
     if unknown:
@@ -136,7 +128,8 @@ def card(model: RecursiveModel, facts: Mapping[str, Any]) -> str:
         "",
         f"A {s.arch} model with {model.num_parameters:,} trained parameters, "
         f"{s.seq_len} cells, {s.vocab_size} tokens, width {s.hidden_size}, "
-        f"{model.applications_per_segment} block applications per segment, trained with up to {s.halt_max_steps} segments.",
+        f"{model.applications_per_segment} block applications per segment, "
+        f"trained with up to {s.halt_max_steps} segments.",
         "",
         "```python",
         "import loopscope as ls",
@@ -155,6 +148,17 @@ def card(model: RecursiveModel, facts: Mapping[str, Any]) -> str:
             "```",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _read_tensors(file: Path, checksum: str | None) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UserError(f"{file}: missing. Copy or fetch the folder again.")
+    if checksum is not None and checksum != _sha256(file):
+        raise UserError(f"{file}: damaged or changed, its sha256 is not the one in {CONFIG}. Fetch it again.")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError):
+        raise UserError(f"{file}: not a readable safetensors file. Copy or fetch the folder again.") from None
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ Only the files of one model are fetched: repositories also hold data sets and ol
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 from loopscope.errors import UserError
@@ -52,10 +53,10 @@ def fetch(source: str) -> Path:
     owner, name, *rest = source.removeprefix(MARK).split("/")
     repo, folder = f"{owner}/{name}", "/".join(rest)
     try:
-        import huggingface_hub
+        huggingface_hub = import_module("huggingface_hub")
     except ImportError:
         raise UserError(
-            f"{source}: no such path, and to look on the Hub the package is missing. Run pip install huggingface_hub."
+            f"{source}: no such path, and the Hub needs a package. Run pip install huggingface_hub."
         ) from None
     try:
         wanted = choose(huggingface_hub.list_repo_files(repo), folder, source)

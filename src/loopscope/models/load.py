@@ -18,6 +18,11 @@ from loopscope.models.official import load_official
 from loopscope.models.recursion import DTYPES, RecursiveModel
 from loopscope.registry import did_you_mean
 
+SHOWN_FACTS = (
+    *("name", "format", "source", "model_hash", "step", "minutes", "weights", "validation"),
+    *("assumed", "set"),
+)
+
 
 def load(
     source: str | Path,
@@ -44,7 +49,7 @@ def load(
             raise UserError(f"{key}: unknown setting. {did_you_mean(key, ModelSettings.model_fields)}")
     path = locate(source)
     model = _read(path, known)
-    model.facts |= {"name": _name(path, model.facts), "set": known, "model_hash": model.content_hash}
+    model.facts |= {"name": _name(source, model.facts), "set": known, "model_hash": model.content_hash}
     _move(model, device)
     if dtype is not None:
         model.compute_in(_dtype(dtype))
@@ -62,18 +67,6 @@ def describe(model: RecursiveModel) -> dict[str, Any]:
     FLOPs are matrix products for one puzzle, 2 per multiply-add. The latent size counts numbers.
     """
     s, calls = model.settings, model.applications_per_segment
-    kept = (
-        "name",
-        "format",
-        "source",
-        "model_hash",
-        "step",
-        "minutes",
-        "weights",
-        "validation",
-        "assumed",
-        "set",
-    )
     return {
         "arch": s.arch,
         "parameters": model.num_parameters,
@@ -93,7 +86,7 @@ def describe(model: RecursiveModel) -> dict[str, Any]:
         "trained_in": s.forward_dtype,
         "computes_in": str(model.dtype).removeprefix("torch."),
         "start": "random per token" if s.random_init else "fixed vector",
-        **{key: model.facts[key] for key in kept if model.facts.get(key)},
+        **{key: model.facts[key] for key in SHOWN_FACTS if model.facts.get(key)},
     }
 
 
@@ -149,9 +142,11 @@ def _read(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
     return load_official(path, known)
 
 
-def _name(path: Path, facts: Mapping[str, Any]) -> str:
-    """What to call the model in a table: its recipe, else the last part of its path."""
-    return facts.get("recipe", {}).get("name") or facts.get("name") or path.resolve().name
+def _name(source: str | Path, facts: Mapping[str, Any]) -> str:
+    """What to call the model in a table: its recipe, else the last part of its path, else the hub id."""
+    path = Path(source).expanduser()
+    place = path.absolute().name if path.exists() else str(source).removeprefix(hub.MARK)
+    return facts.get("recipe", {}).get("name") or facts.get("name") or place
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:

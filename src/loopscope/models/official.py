@@ -14,7 +14,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -44,9 +44,7 @@ MODULES = {"hrm_act_v1": "hrm"} | {
     name.split("@")[0].rpartition(".")[2]: arch for arch, name in NAMES.items()
 }
 NOT_OURS = {"name", "loss", "batch_size", "causal", "act_enabled", "act_inference"}  # no part of the map
-OFFICIAL_DEFAULTS: dict[str, dict[str, Any]] = {  # class defaults that a yaml may leave out
-    "trm": {"puzzle_emb_len": 16},
-    "trm-singlez": {"puzzle_emb_len": 16},
+OFFICIAL_DEFAULTS: dict[str, dict[str, Any]] = {  # what the official class implies
     "hrm": {"no_ACT_continue": False},
     "transformer": {"no_ACT_continue": False, "L_layers": 0},
 }
@@ -69,6 +67,7 @@ def load_official(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
     state = read_weights(weights)
     config = read_config(config_file) if config_file else {}
     told = infer_arch(state, weights) | _sizes_beside(weights)
+    told = OFFICIAL_DEFAULTS.get(told["arch"], {}) | told
     if config_file:
         told |= arch_values(config["arch"], str(config_file), known.get("arch")) | _own_section(config)
     told |= known
@@ -103,7 +102,7 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
     raise UserError(f"{path}: no model here. Expected {', '.join(FILES)} or step_<N>.{_below(path)}")
 
 
-def step_of(file: Path) -> int | None:
+def step_of(file: PurePath) -> int | None:
     """The N of `step_<N>` or `step_<N>_<anything>`, None for other names."""
     match = re.fullmatch(r"step_(\d+)(?:_.*)?", file.name)
     return int(match[1]) if match else None
@@ -132,7 +131,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     if not isinstance(state, Mapping):
         raise UserError(
-            f"{path}: expected a dictionary of tensors, found {type(state).__name__}. Save the state dict alone."
+            f"{path}: expected a dictionary of tensors, found {type(state).__name__}. Save the state dict."
         )
     other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
     if other is not None:
@@ -186,7 +185,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as yaml: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{path}: not readable as yaml ({' '.join(str(error).split())}). Mend it or fetch it again."
+        ) from None
     if not isinstance(values, dict) or not isinstance(values.get("arch"), dict):
         raise UserError(f"{path}: no `arch` section. Expected the {CONFIG} of a training run.")
     return values
@@ -222,11 +223,14 @@ def arch_values(arch: Mapping[str, Any], source: str, family: str | None = None)
     if family not in NAMES:
         raise UserError(
             f"{source}: arch.name {family!r} is not one of ours ({', '.join(sorted(MODULES))}). "
-            f"If the model behaves like one of {', '.join(NAMES)}, say so: load(..., arch='trm'), --set arch=trm."
+            f"If the model behaves like one of {', '.join(NAMES)}, say which: "
+            "load(..., arch='trm'), --set arch=trm."
         )
+    tiny = family.startswith("trm")
     values = {"forward_dtype": "bfloat16", **OFFICIAL_DEFAULTS.get(family, {})}
+    values |= {"puzzle_emb_len": 16} if tiny else {}
     values |= {key: value for key, value in arch.items() if key in ModelSettings.model_fields}
-    if family.startswith("trm"):
+    if tiny:
         values.pop("H_layers", None)  # officially ignored: one block serves both states
     if not arch.get("puzzle_emb_ndim"):
         values["puzzle_emb_len"] = 0
@@ -235,7 +239,7 @@ def arch_values(arch: Mapping[str, Any], source: str, family: str | None = None)
 
 def _sizes_beside(weights: Path) -> dict[str, int]:
     """Sizes from `data/<task>_meta.json` beside the model's folder, the layout of some Hub repositories."""
-    folder = weights.resolve().parent
+    folder = weights.absolute().parent  # not resolved: the Hub cache links files to a store elsewhere
     for file in sorted((folder.parent / "data").glob("*_meta.json")):
         if file.name.removesuffix("_meta.json") in folder.name:
             try:
@@ -249,7 +253,7 @@ def _sizes_beside(weights: Path) -> dict[str, int]:
 
 
 def _own_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `save_official` notes beside the official keys, because the official code gets it from the data."""
+    """What `save_official` notes beside the official keys; the official code gets it from the data."""
     section = config.get("loopscope")
     return {"seq_len": section["seq_len"]} if isinstance(section, dict) and "seq_len" in section else {}
 
@@ -257,8 +261,8 @@ def _own_section(config: Mapping[str, Any]) -> dict[str, Any]:
 def _assumed(state: Mapping[str, Tensor], told: Mapping[str, Any], settings: ModelSettings) -> dict[str, Any]:
     """Settings that nobody told, with the values taken."""
     from_vocabulary = ["seq_len"] if "seq_len" not in told and num_tokens(state) is None else []
-    by_default = [key for key in ("halt_max_steps", "no_ACT_continue") if key not in told]
-    return {key: getattr(settings, key) for key in (*from_vocabulary, *by_default)}
+    by_default = [] if "halt_max_steps" in told else ["halt_max_steps"]
+    return {key: getattr(settings, key) for key in from_vocabulary + by_default}
 
 
 def _facts(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:

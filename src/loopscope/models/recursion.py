@@ -204,12 +204,14 @@ class RecursiveModel(nn.Module):
 
     @property
     def application_flops(self) -> float:
-        """Matrix-product FLOPs of one block application on one puzzle (2 per multiply-add)."""
+        """Matrix-product FLOPs of one block application on one puzzle (2 per multiply-add), the mean."""
         s, m, d = self.settings, self.settings.num_tokens, self.settings.hidden_size
         heads, head_dim = self._heads()
         inner = heads * head_dim
         mix = 6 * d * m * swiglu_width(m, s.expansion) if s.mlp_t else 8 * m * d * inner + 4 * m**2 * inner
-        return (s.L_layers or s.H_layers) * (6 * m * d * swiglu_width(d, s.expansion) + mix)
+        depth = {n[0]: len(m.layers) for n, m in self.named_children() if isinstance(m, ReasoningModule)}
+        layers = [depth.get(which, depth.get("L", 0)) for which in self.schedule]  # TRM: one block for both
+        return sum(layers) / len(layers) * (6 * m * d * swiglu_width(d, s.expansion) + mix)
 
     def compute_in(self, dtype: str | torch.dtype) -> RecursiveModel:
         """Switch the dtype of states and products in place (weights stay as they are)."""

@@ -89,15 +89,16 @@ def demand(told: Mapping[str, Any], source: str | Path, config: Path | None) -> 
     needed = ["seq_len"]
     needed += [] if told["arch"] == "transformer" else ["H_cycles", "L_cycles"]
     needed += [] if told["mlp_t"] else ["num_heads", "pos_encodings"]
-    needed += ["puzzle_emb_len"] if told["puzzle_emb_ndim"] else []
+    needed += ["puzzle_emb_len"] if told["puzzle_emb_ndim"] and told["arch"].startswith("trm") else []
     missing = [key for key in needed if key not in told]
     if not missing:
         return
     where = f"nor {config.name} tell" if config else "nor an all_config.yaml beside them tell"
     shown = [f"{key}={EXAMPLES[key]}" for key in missing]
+    call = ", ".join(f"{key}={EXAMPLES[key]!r}" for key in missing)
     raise UserError(
         f"{source}: neither the weights {where} {', '.join(missing)}. Pass what the model was trained with, "
-        f"for example load(..., {', '.join(shown)}), on the command line --set {' --set '.join(shown)}."
+        f"for example load(..., {call}), on the command line --set {' --set '.join(shown)}."
     )
 
 
@@ -177,7 +178,7 @@ def _matrix(state: State, key: str, source: str | Path) -> tuple[int, int]:
     if key not in state:
         found = ", ".join(list(state)[:3]) or "nothing"
         raise UserError(
-            f"{source}: no tensor {key} (found {found}, ...). Expected the weights of a TRM, HRM or transformer."
+            f"{source}: no tensor {key} (found {found}, ...). Expected a TRM, HRM or transformer."
         )
     if state[key].ndim != 2 or 0 in state[key].shape:
         raise UserError(

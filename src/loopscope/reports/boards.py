@@ -1,4 +1,4 @@
-"""Boards as SVG: the givens, the answer, and the wrong cells marked by colour, frame and stroke."""
+"""Boards as SVG: the givens, the answer, and the wrong cells framed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def token_text(task: str, token: int) -> str:
 def board_svg(inputs: np.ndarray, labels: np.ndarray, answer: np.ndarray, task: str = "") -> str:
     """One board; tokens are (L,) each, drawn as a square where L is one, else as a single row.
 
-    Cells that the input gives are bold; wrong cells carry the answer struck through and, small, the
-    right content. Cells with label 0 do not count and are never wrong.
+    Cells that the input gives are bold; wrong cells are framed and carry, small, the right content too.
+    Cells with label 0 do not count and are never wrong.
     """
     side = math.isqrt(len(answer))
     columns = side if side * side == len(answer) else len(answer)
     rows = len(answer) // columns
     cells = [
-        _cell(i % columns, i // columns, int(inputs[i]), int(labels[i]), int(answer[i]), task) for i in range(len(answer))
+        _cell(i % columns, i // columns, int(inputs[i]), int(labels[i]), int(answer[i]), task)
+        for i in range(len(answer))
     ]
     wrong = int(((answer != labels) & (labels != PAD)).sum())
     words = f"board of {rows} by {columns} cells, {wrong} wrong"

@@ -7,9 +7,11 @@ text; black ink becomes `currentColor`, so that the page decides about dark mode
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -20,11 +22,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 SOLVED, UNSOLVED, GREY, INK = "#009E73", "#D55E00", "#8C8C8C", "#1B1B1A"
-OUTCOMES = {  # name -> how it is drawn; told apart by dash and marker as well as by colour
+OUTCOMES: dict[
+    str, dict[str, Any]
+] = {  # name -> how it is drawn; told apart by dash and marker as well as by colour
     "solved": {"color": SOLVED, "linestyle": "-", "marker": "o"},
     "unsolved": {"color": UNSOLVED, "linestyle": (0, (4, 2)), "marker": "x"},
 }
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types its keys as a literal of all settings
     "figure.figsize": (5.0, 3.1),
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
@@ -145,15 +149,33 @@ def label_right(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0
         gap: least distance, as a share of the axis.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
-    placed = sorted((float(to_axes.transform((ax.get_xlim()[1], y))[1]), text, color) for y, text, color in ends)
+    placed = sorted(
+        (float(to_axes.transform((ax.get_xlim()[1], y))[1]), text, color) for y, text, color in ends
+    )
     heights = [min(max(y, 0.0), 1.0) for y, _, _ in placed]
+    lines = [1 + text.count("\n") for _, text, _ in placed]
+    apart = [gap * (a + b) / 2 for a, b in pairwise(lines)]
     for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap * (1 + placed[i - 1][1].count("\n")))
-    overflow = max(0.0, heights[-1] - 1) if heights else 0.0
+        heights[i] = max(heights[i], heights[i - 1] + apart[i - 1])
+    if heights:
+        heights[-1] = min(heights[-1], 1.0)
+    for i in range(len(heights) - 2, -1, -1):
+        heights[i] = min(heights[i], heights[i + 1] - apart[i])
     for height, (_, text, color) in zip(heights, placed, strict=True):
-        ax.text(1.015, height - overflow, text, transform=ax.transAxes, color=color, va="center", fontsize=8)
+        ax.text(1.015, height, text, transform=ax.transAxes, color=color, va="center", fontsize=8)
 
 
 def per_cent(ax: Axes) -> None:
     """Shares on the y axis, printed in per cent."""
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def log_per_cent(ax: Axes, least: float) -> None:
+    """Shares on a logarithmic y axis from about `least` to 1, ticks at 1, 2 and 5 times powers of ten."""
+    ax.set_yscale("log")
+    ax.set_ylim(least, 1.1)
+    decades = range(math.floor(math.log10(least)), 1)
+    steps = (1, 2, 5) if len(decades) <= 3 else (1,)
+    ax.yaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    per_cent(ax)

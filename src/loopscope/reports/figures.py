@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from loopscope.reports.drawing import (
     band,
     label_right,
     line,
+    log_per_cent,
     log_segments,
     mark_budget,
     per_cent,
@@ -58,8 +60,9 @@ def accuracy_by_segment(m: Measurement) -> Plot:
     label_right(ax, [(float(table["solved"].iloc[-1]), f"{100 * table['solved'].iloc[-1]:.1f} %", SOLVED)])
     reverted = ever[-1] - table["solved"].iloc[-1]
     caption = (
-        f"Share of {m.n:,} puzzles whose whole answer is right after each segment; band: Wilson 95 % interval. "
-        f"{_cost(m)} At the last segment, {100 * reverted:.1f} % of the puzzles had been right earlier and were not any more."
+        f"Share of {m.n:,} puzzles whose whole answer is right after each segment; band: Wilson 95 % "
+        f"interval. {_cost(m)} At the last segment, {100 * reverted:.1f} % of the puzzles had been right "
+        "earlier and were not any more."
     )
     return Plot("accuracy", "Accuracy against segments", figure, table, caption)
 
@@ -84,30 +87,29 @@ def survival_curve(m: Measurement) -> Plot:
     band(ax, x, np.maximum(shown["low"].to_numpy(), 1e-9), shown["high"].to_numpy(), UNSOLVED)
     line(ax, x, shown["unsolved"].to_numpy(), "unsolved")
     least = max(float(shown["unsolved"].min()) if len(shown) else 0.1, 0.5 / m.n)
-    ax.set_yscale("log")
-    ax.set_ylim(least / 2, 1.1)
-    per_cent(ax)
+    log_per_cent(ax, least / 2)
     ax.set_ylabel("puzzles not yet solved")
     _time_axis(ax, m)
     fitted = escape(m)
     words = "No segments were run after the budget, so there is no escape rate; add `--segments 128`."
-    if m.stop > m.budget and fitted is None:
-        words = f"Every puzzle is solved by segment {m.budget}; there is no escape rate."
+    if m.stop > m.escape_from and fitted is None:
+        words = f"Every puzzle is solved by segment {m.escape_from}; there is no escape rate."
     if fitted is not None:
-        later = np.arange(m.budget, m.stop + 1)
-        at_budget = float(curve.fraction[m.budget])
-        decay = [at_budget * np.exp(-k * (later - m.budget)) for k in (fitted.value, fitted.low, fitted.high)]
-        table["fit"] = np.concatenate([np.full(m.budget, np.nan), decay[0]])
+        start, later = m.escape_from, np.arange(m.escape_from, m.stop + 1)
+        left = float(curve.fraction[start])
+        decay = [left * np.exp(-k * (later - start)) for k in (fitted.value, fitted.low, fitted.high)]
+        table["fit"] = np.concatenate([np.full(start, np.nan), decay[0]])
         band(ax, later, np.maximum(decay[2], 1e-9), decay[1], GREY)
         ax.plot(later, decay[0], color=GREY, linewidth=1.2)
         ends = [(max(float(decay[0][-1]), least / 2), "fit", GREY)]
         label_right(ax, [*ends, (float(shown["unsolved"].iloc[-1]), "measured", UNSOLVED)])
-        words = f"Grey: constant escape rate after the budget, {rate(fitted)} ({rate(fitted).note})."
+        words = f"Grey: constant escape rate from segment {start} on, {rate(fitted)} ({rate(fitted).note})."
         if m.applications > 1:
             words += f" That is {rate(fitted.per_application(m.applications))}."
     caption = (
-        f"Share of {m.n:,} puzzles without a right answer so far (Kaplan-Meier, 95 % band; both axes are logarithmic). "
-        f"{words} A straight fall on this axis means that the rate drops with time."
+        f"Share of {m.n:,} puzzles without a right answer so far (Kaplan-Meier, 95 % band; both axes are "
+        f"logarithmic). {words} On these axes a constant rate bends down; a straight line means a rate that "
+        "falls as one over time."
     )
     return Plot("survival", "Survival of unsolved puzzles", figure, table, caption)
 
@@ -117,23 +119,17 @@ def restart_curves(m: Measurement) -> Plot:
     """Solve rate of one restart and of the best of K against the size of the kick, by outcome."""
     sigmas = m.data["sigma"].to_numpy().astype(float)
     K = m.data.sizes["restart"]
-    rows: list[dict[str, Any]] = []
-    for outcome, chosen in (("solved", m.correct), ("unsolved", ~m.correct)):
-        for i, sigma in enumerate(sigmas):
-            single, best, _ = restart_rates(m, chosen, i)
-            for kind, q in (("one restart", single), (f"best of {K}", best)):
-                found = {"value": q.value, "low": q.low, "high": q.high, "n": q.n}
-                rows.append({"plain_start": outcome, "sigma": sigma, "kind": kind, **found})
-    table = pd.DataFrame(rows)
+    table = _restart_data(m, sigmas, K)
     figure = Figure()
     ax = figure.subplots()
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlim(-0.25, len(sigmas) - 0.75)
     position, ends = np.arange(len(sigmas)), []
-    for (outcome, kind), part in table.groupby(["plain_start", "kind"], sort=True):
+    for outcome, kind in itertools.product(OUTCOMES, (f"best of {K}", "one restart")):
+        part = table[(table["plain_start"] == outcome) & (table["kind"] == kind)]
         if part["n"].iloc[0] == 0:
             continue
-        look, many = OUTCOMES[str(outcome)], str(kind).startswith("best")
+        look, many = OUTCOMES[outcome], kind.startswith("best")
         value = part["value"].to_numpy()
         errors = np.abs(np.stack([value - part["low"].to_numpy(), part["high"].to_numpy() - value]))
         ax.errorbar(
@@ -147,7 +143,7 @@ def restart_curves(m: Measurement) -> Plot:
             marker="D" if many else "o",
             markerfacecolor=look["color"] if many else "none",
         )
-        ends.append((float(value[-1]), f"{outcome},\n{kind}", str(look["color"])))
+        ends.append((float(value[-1]), f"{outcome},\n{kind}", look["color"]))
     label_right(ax, ends, gap=0.07)
     ax.set_xticks(position, [f"{s:g}" for s in sigmas])
     ax.set_xlabel("size of the kick, sigma (standard deviations of the start)")
@@ -155,12 +151,24 @@ def restart_curves(m: Measurement) -> Plot:
     per_cent(ax)
     right, wrong = int(m.correct.sum()), int((~m.correct).sum())
     caption = (
-        f"Solve rate of restarts from a perturbed start, for {right:,} puzzles that the plain start solved and {wrong:,} "
-        f"that it did not. Diamonds, thick: any of {K} restarts (Wilson); circles, thin: one restart (bootstrap over "
-        f"puzzles); bars: 95 %. A restart runs {m.attrs.get('restart_segments', m.budget)} segments and counts as solved if "
-        "right at any of them."
+        f"Solve rate of restarts from a perturbed start, for {right:,} puzzles that the plain start solved "
+        f"and {wrong:,} that it did not. Diamonds, thick: any of {K} restarts (Wilson); circles, thin: one "
+        "restart (bootstrap over puzzles); bars: 95 %. A restart runs "
+        f"{m.attrs.get('restart_segments', m.budget)} segments and counts as solved if right at any of them."
     )
     return Plot("restarts", "Restarts from perturbed starts", figure, table, caption)
+
+
+def _restart_data(m: Measurement, sigmas: np.ndarray, K: int) -> pd.DataFrame:
+    """One row per outcome of the plain start, sigma and way of counting."""
+    rows: list[dict[str, Any]] = []
+    for outcome, chosen in (("solved", m.correct), ("unsolved", ~m.correct)):
+        for i, sigma in enumerate(sigmas):
+            single, best, _ = restart_rates(m, chosen, i)
+            for kind, q in (("one restart", single), (f"best of {K}", best)):
+                found = {"value": q.value, "low": q.low, "high": q.high, "n": q.n}
+                rows.append({"plain_start": outcome, "sigma": sigma, "kind": kind, **found})
+    return pd.DataFrame(rows)
 
 
 @styled
@@ -187,16 +195,18 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
         score, n = held_out["exact_accuracy"].astype(float), len(held_out)
         lower.plot(held_out["step"], score, color=SOLVED, marker="o", markersize=3)
         ends.append((float(score.iloc[-1]), "validation", SOLVED))
-        best = held_out.loc[score.idxmax()]
-        words = f"Best of {n} validations: {100 * best['exact_accuracy']:.1f} % at step {int(best['step']):,}."
+        best = held_out.iloc[int(score.argmax())]
+        words = (
+            f"Best of {n} validations: {100 * best['exact_accuracy']:.1f} % at step {int(best['step']):,}."
+        )
     lower.set_ylim(0, 1.02)
     per_cent(lower)
     lower.set_ylabel("puzzles solved")
     lower.set_xlabel("training step")
     label_right(lower, ends)
     caption = (
-        "Top: mean loss of the training batches. Bottom: share of puzzles whose whole answer is right, in training "
-        f"batches (as they halt, with augmented puzzles) and on held-out puzzles. {words}"
+        "Top: mean loss of the training batches. Bottom: share of puzzles whose whole answer is right, in "
+        f"training batches (as they halt, with augmented puzzles) and on held-out puzzles. {words}"
     )
     return Plot("training", "Training", figure, table, caption)
 
@@ -209,5 +219,3 @@ def _time_axis(ax: Any, m: Measurement) -> None:
 
 def _cost(m: Measurement) -> str:
     return f"One segment is {m.applications} applications of the block." if m.applications > 1 else ""
-
-

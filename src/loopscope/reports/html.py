@@ -32,7 +32,7 @@ from loopscope.reports.orbit_figures import (
     spectrum_by_fate,
 )
 from loopscope.reports.published import escape_ratio, published_table
-from loopscope.reports.quantity import Quantity, Table
+from loopscope.reports.quantity import Cell, Noted, Quantity, Table
 from loopscope.reports.words import EXPLANATION, FOOTNOTES
 
 Draw = Callable[[Measurement], Plot]
@@ -88,7 +88,9 @@ def report(datasets: Source | Iterable[Source], out: str | Path) -> Path:
 def page(measurements: Sequence[Measurement]) -> str:
     """The whole page as text."""
     several = len(measurements) > 1
-    title = "How they solve: " + ", ".join(m.name for m in measurements) if several else _title(measurements[0])
+    title = (
+        "How they solve: " + ", ".join(m.name for m in measurements) if several else _title(measurements[0])
+    )
     parts = [f"<h1>{escape(title)}</h1>"]
     parts += [f'<p class="answer">{_inline(answer(m))}</p>' for m in measurements]
     parts += [_explanation(measurements)]
@@ -103,33 +105,46 @@ def page(measurements: Sequence[Measurement]) -> str:
 
 
 def _title(m: Measurement) -> str:
-    return f"How {m.name} solves {m.attrs['task']}" if "task" in m.attrs else f"How {m.name} solves"
+    return f"How {m.name} solves {m.attrs['task']}" if "task" in m.attrs else f"How {m.name} solves puzzles"
 
 
 def _explanation(measurements: Sequence[Measurement]) -> str:
     lines = [f"<h2>What was measured</h2>{''.join(f'<p>{_inline(text)}</p>' for text in EXPLANATION)}"]
     for m in measurements:
         planned = int(m.attrs.get("n", m.n))
-        count = f"{m.n:,} puzzles" if planned <= m.n else f"{m.n:,} of {planned:,} puzzles (the run is not complete)"
-        budget = f"trained for {m.budget}" if m.trained else f"no training budget, so the outcome is read at {m.budget}"
+        count = (
+            f"{m.n:,} puzzles"
+            if planned <= m.n
+            else f"{m.n:,} of {planned:,} puzzles (the run is not complete)"
+        )
+        budget = (
+            f"trained for {m.budget}"
+            if m.trained
+            else f"no training budget, so the outcome is read at {m.budget}"
+        )
         data = f" of {m.attrs['data']}" if m.attrs.get("data") else ""
         applied = f", {m.applications} block applications each" if m.applications > 1 else ""
-        lines.append(f'<p class="meta">{escape(f"{m.name}: {count}{data}; {m.stop} segments ({budget}){applied}.")}</p>')
+        sentence = f"{m.name}: {count}{data}; {m.stop} segments ({budget}){applied}."
+        lines.append(f'<p class="meta">{escape(sentence)}</p>')
     return "\n".join(lines)
 
 
 def _comparison(measurements: Sequence[Measurement]) -> str:
-    parts = ['<h2 id="comparison">Side by side</h2>', _table(tables.comparison_table(list(measurements)), title=False)]
+    table = tables.comparison_table(measurements, [tables.headline(m) for m in measurements])
+    parts = ['<h2 id="comparison">Side by side</h2>', _table(table, title=False)]
     for a, b in combinations(measurements, 2):
         if sentence := mcnemar(a, b):
             parts.append(f"<p>{escape(sentence)}</p>")
         ratio = escape_ratio(a, b)
         if ratio is not None and a.applications != b.applications:
             parts.append(
-                f"<p>{escape(a.name)} escapes {ratio[0]:.2g} times as fast as {escape(b.name)} per segment and "
-                f"{ratio[1]:.2g} times as fast per application. Published, TRM over HRM: about 5 and 1.6.</p>"
+                f"<p>{escape(a.name)} escapes {ratio[0]:.2g} times as fast as {escape(b.name)} per segment "
+                f"and {ratio[1]:.2g} times as fast per application. Published, TRM over HRM: about 5 and "
+                "1.6.</p>"
             )
-    links = "".join(f'<li><a href="#run{i}">{escape(m.name)}</a></li>' for i, m in enumerate(measurements, start=1))
+    links = "".join(
+        f'<li><a href="#run{i}">{escape(m.name)}</a></li>' for i, m in enumerate(measurements, start=1)
+    )
     return "\n".join([*parts, f"<nav><ul>{links}</ul></nav>"])
 
 
@@ -137,13 +152,20 @@ def _run(m: Measurement, number: int | None) -> list[str]:
     """All sections on one measurement; with a number, under a heading of its own."""
     head = "h2" if number is None else "h3"
     parts = [] if number is None else [f'<h2 id="run{number}">{escape(m.name)}</h2>']
-    parts += [_table(tables.headline_table(m), head)]
+    numbers = tables.headline(m)
+    parts += [_table(tables.headline_table(numbers), head)]
     items = "".join(
-        f'<li><span class="verdict">{escape(f.verdict)}.</span> {_inline(_sentence(f.evidence))}</li>' for f in findings(m)
+        f'<li><span class="verdict">{escape(f.verdict)}.</span> {_inline(_sentence(f.evidence))}</li>'
+        for f in findings(m, numbers)
     )
     parts += [f'<{head}>Findings</{head}><ul class="findings">{items}</ul>']
     parts += [f"<{head}>Figures</{head}>", *_figures(m, number)]
-    optional = [tables.fate_rows(m), tables.restart_rows(m), tables.rating_rows(m), published_table(m)]
+    optional = [
+        tables.fate_rows(m),
+        tables.restart_rows(m),
+        tables.rating_rows(m),
+        published_table(m, numbers),
+    ]
     shown = [_table(table) for table in optional if table is not None]
     parts += [f"<{head}>Tables</{head}>", *shown, *_missing(m, ("rating",))]
     return [*parts, _boards(m, head), _provenance(m, head)]
@@ -153,7 +175,7 @@ def _figures(m: Measurement, number: int | None) -> list[str]:
     parts, missing = [], []
     for draw, needs in FIGURES:
         lacking = [need for need in needs if not _has(m, need)]
-        missing += [need for need in lacking if need not in missing]
+        missing += [lacking[0]] if lacking and lacking[0] not in missing else []
         if not lacking:
             parts.append(_figure(draw(m), number))
     return parts + _missing(m, missing)
@@ -170,7 +192,9 @@ def _has(m: Measurement, need: str) -> bool:
 def _missing(m: Measurement, needs: Sequence[str]) -> list[str]:
     """One sentence for each thing that is not here, and how to get it."""
     return [
-        f'<p class="meta">{_inline(HOW_TO_GET[need])}</p>' for need in needs if need in HOW_TO_GET and not _has(m, need)
+        f'<p class="meta">{_inline(HOW_TO_GET[need])}</p>'
+        for need in needs
+        if need in HOW_TO_GET and not _has(m, need)
     ]
 
 
@@ -179,27 +203,33 @@ def _figure(plot: Plot, number: int | None) -> str:
     csv = base64.b64encode(plot.table.to_csv(index=False, float_format="%.6g").encode()).decode()
     link = f'<a class="download" download="{name}" href="data:text/csv;base64,{csv}">Data (csv)</a>'
     title = escape(plot.title)
-    return (
-        f"<figure><h3>{title}</h3>{to_svg(plot.figure, title)}<figcaption>{_inline(plot.caption)} {link}</figcaption></figure>"
-    )
+    caption = f"<figcaption>{_inline(plot.caption)} {link}</figcaption>"
+    return f"<figure><h3>{title}</h3>{to_svg(plot.figure, title)}{caption}</figure>"
 
 
 def _table(table: Table, head: str = "h3", title: bool = True) -> str:
     numeric = [all(isinstance(row[i], int) for row in table.rows) for i in range(len(table.header))]
-    titles = "".join(f"<th{' class=n' if n else ''}>{escape(t)}</th>" for t, n in zip(table.header, numeric, strict=True))
-    body = "".join(f"<tr>{''.join(_td(cell) for cell in row)}</tr>" for row in table.rows)
+    titles = "".join(
+        f"<th{' class=n' if n else ''}>{escape(t)}</th>" for t, n in zip(table.header, numeric, strict=True)
+    )
+    body = "".join(
+        f"<tr>{''.join(_td(cell, n) for cell, n in zip(row, numeric, strict=True))}</tr>"
+        for row in table.rows
+    )
     heading = f"<{head}>{escape(table.title)}</{head}>" if title else ""
     caption = f'<p class="caption">{_inline(table.caption)}</p>' if table.caption else ""
     rows = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
     return f'{heading}<div class="scroll"><table>{rows}</table></div>{caption}'
 
 
-def _td(cell: str | int | Quantity) -> str:
+def _td(cell: Cell, numeric: bool) -> str:
     if isinstance(cell, int):
-        return f'<td class="n">{cell:,}</td>'
+        return f'<td class="n">{cell:,}</td>' if numeric else f"<td>{cell:,}</td>"
     if isinstance(cell, Quantity):
-        return f'<td class="{"undefined" if math.isnan(cell.value) else "value"}">{escape(str(cell))}</td>'
-    return f"<td>{escape(cell)}</td>"
+        return f'<td class="{"undefined" if math.isnan(cell.value) else "value"}">{_inline(str(cell))}</td>'
+    if isinstance(cell, Noted):
+        return f"<td>{escape(cell.name)}<small>{_inline(cell.note)}</small></td>"
+    return f"<td>{_inline(cell)}</td>"
 
 
 def _boards(m: Measurement, head: str) -> str:
@@ -216,15 +246,18 @@ def _boards(m: Measurement, head: str) -> str:
         drawn = board_svg(inputs, labels, final, str(m.attrs.get("task", "")))
         figures.append(f"<figure>{drawn}<figcaption>{words}</figcaption></figure>")
     key = (
-        f"Answers after {m.budget} segments. Bold: given. Green: filled in and right. Framed and struck through: wrong, with "
-        "the right content small beside it. Both are the middle ones of their class by number of wrong cells."
+        f"Answers after {m.budget} segments. Bold: given. Green: filled in and right. Framed: wrong, with "
+        "the right content small beside it. Both are the middle ones of their class by number of wrong "
+        "cells."
     )
     return f'<{head}>Boards</{head}><div class="boards">{"".join(figures)}</div><p class="caption">{key}</p>'
 
 
 def _provenance(m: Measurement, head: str) -> str:
     rows = "".join(
-        f"<tr><td>{words}</td><td>{escape(_plain(m.attrs[key]))}</td></tr>" for key, words in PROVENANCE if key in m.attrs
+        f"<tr><td>{words}</td><td>{escape(_plain(m.attrs[key]))}</td></tr>"
+        for key, words in PROVENANCE
+        if key in m.attrs
     )
     command = m.attrs.get("command")
     repeat = (
@@ -232,9 +265,8 @@ def _provenance(m: Measurement, head: str) -> str:
         if command
         else '<p class="meta">The command was not recorded.</p>'
     )
-    return (
-        f'<{head}>Provenance</{head}><div class="scroll"><table class="provenance"><tbody>{rows}</tbody></table></div>{repeat}'
-    )
+    table = f'<table class="provenance"><tbody>{rows}</tbody></table>'
+    return f'<{head}>Provenance</{head}><div class="scroll">{table}</div>{repeat}'
 
 
 def _plain(value: object) -> str:
@@ -243,12 +275,13 @@ def _plain(value: object) -> str:
         value = json.loads(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
-    return str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _footnotes() -> str:
     items = "".join(
-        f'<dt id="word-{key}">{escape(term)}</dt><dd>{_inline(text)}</dd>' for key, (term, text) in FOOTNOTES.items()
+        f'<dt id="word-{key}">{escape(term)}</dt><dd>{_inline(text)}</dd>'
+        for key, (term, text) in FOOTNOTES.items()
     )
     return f'<h2>Words</h2><dl class="footnotes">{items}</dl>'
 
@@ -258,7 +291,8 @@ def _sentence(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Escaped text, with `code`, *emphasis* and [[key|words]] links to footnotes."""
+    """Escaped text, with `code`, *emphasis* and [[key|words]] links to footnotes; intervals do not break."""
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    text = re.sub(r"\[([^\[\], ]+), ([^\[\], ]+)\]", "[\\1,\u00a0\\2]", text).replace(" %", "\u00a0%")
     text = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", text)
     return re.sub(r"\[\[(\w+)\|([^\]]+)\]\]", r'<a href="#word-\1">\2</a>', text)

@@ -22,9 +22,11 @@ from loopscope.errors import UserError
 Source = xr.Dataset | str | Path
 
 HOW_TO_GET = {  # variable -> why it is not here and how to get it
-    "ftle": "Lyapunov exponents were not measured; add <code>--exponents 4</code>.",
-    "basin_solved": "Restarts were not measured; add <code>--sigmas 0,0.1,0.3,1 --restarts 8</code>.",
+    "ftle": "Lyapunov exponents were not measured; add `--exponents 4`.",
+    "several exponents": "A spectrum needs several exponents; add `--exponents 4`.",
+    "basin_solved": "Restarts were not measured; add `--sigmas 0,0.1,0.3,1 --restarts 8`.",
     "drift": "The drift was not recorded.",
+    "late drift": "Fates need a drift over at least 4 segments up to the budget.",
     "halt_logit": "The halt logit was not recorded.",
     "rating": "The puzzles carry no difficulty rating.",
     "answer": "The boards were not recorded.",
@@ -77,6 +79,11 @@ class Measurement:
     def budget(self) -> int:
         """Segment at which the outcome is read: the training budget, or the last one run if shorter."""
         return min(int(self.attrs.get("budget", self.stop)), self.stop)
+
+    @property
+    def escape_from(self) -> int:
+        """Segment after which escapes are counted: the budget, or the start where nothing was trained."""
+        return self.budget if self.trained else 0
 
     @property
     def applications(self) -> int:
@@ -147,6 +154,10 @@ class Measurement:
     def array(self, variable: str) -> np.ndarray:
         """The bare values of a variable, puzzle first."""
         return self.data[variable].transpose("puzzle", ...).to_numpy()
+
+    def restarts(self, variable: str) -> np.ndarray:
+        """A variable of the restarts, (B, sigmas, K) bool."""
+        return self.data[variable].transpose("puzzle", "sigma", "restart").to_numpy().astype(bool)
 
     def halt(self, segment: int) -> np.ndarray:
         """Halt logit after a segment, (B,)."""

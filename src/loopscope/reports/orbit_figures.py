@@ -20,7 +20,7 @@ from loopscope.reports.drawing import (
     styled,
 )
 from loopscope.reports.measurement import Measurement
-from loopscope.reports.quantity import median
+from loopscope.reports.quantity import median, rounded
 
 DRAWN = 500  # points drawn per outcome, evenly over the ranks; all of them are in the data
 FATES = {  # fate -> (settled, correct)
@@ -69,9 +69,9 @@ def exponents_by_outcome(m: Measurement) -> Plot:
     medians = "; ".join(f"{name}: {median(first[chosen], '', '')}" for name, chosen in classes)
     lost = int((~np.isfinite(first)).sum())
     caption = (
-        f"One dot per puzzle: its finite-time Lyapunov exponent over segments 1 to {m.exponent_segments}. Right of 0 "
-        f"nearby states part, left of 0 they draw together. Box: quartiles and median; whiskers: 5 to 95 %. "
-        f"Medians with 95 % interval: {medians}. {_counts(m)}"
+        f"One dot per puzzle: its finite-time Lyapunov exponent over segments 1 to {m.exponent_segments}. "
+        "Right of 0 nearby states part, left of 0 they draw together. Box: quartiles and median; whiskers: "
+        f"5 to 95 %. Medians with 95 % interval: {medians}. {_counts(m)}"
     )
     if max(int(chosen.sum()) for _, chosen in classes) > DRAWN:
         caption += f" At most {DRAWN} dots per outcome are drawn, evenly over the ranks."
@@ -82,7 +82,7 @@ def exponents_by_outcome(m: Measurement) -> Plot:
 
 def _strip_and_box(ax: Axes, drawn: np.ndarray, values: np.ndarray, row: int, outcome: str) -> None:
     """Dots below, box above; the scatter of the dots is a fixed sequence, not a random one."""
-    color = str(OUTCOMES[outcome]["color"])
+    color = OUTCOMES[outcome]["color"]
     height = row - 0.32 + 0.3 * ((np.arange(len(drawn)) * 0.618034) % 1)
     ax.scatter(drawn, height, s=5, color=color, alpha=0.45, linewidths=0)
     ax.boxplot(
@@ -126,19 +126,21 @@ def spectrum_by_fate(m: Measurement) -> Plot:
             markerfacecolor=look["color"] if settled else "none",
         )
         n = int(chosen.sum())
-        ends.append((float(middle[-1]), f"{name}\n(n {n:,})", str(look["color"])))
+        ends.append((float(middle[-1]), f"{name}\n(n {n:,})", look["color"]))
         triples = zip(index, low, middle, high, strict=True)
-        rows += [{"fate": name, "exponent": e, "q25": a, "median": b, "q75": c, "n": n} for e, a, b, c in triples]
+        rows += [
+            {"fate": name, "exponent": e, "q25": a, "median": b, "q75": c, "n": n} for e, a, b, c in triples
+        ]
     ax.set_xticks(index)
     ax.set_xlim(0.7, k + 0.3)
     ax.set_xlabel("exponent, by rank")
     ax.set_ylabel("nats per segment")
     label_right(ax, ends, gap=0.075)
-    absent = ", ".join(name for name in FATES if name not in present)
+    absent = "; ".join(name for name in FATES if name not in present)
     caption = (
-        f"Median of each of the {k} leading exponents, bars from the lower to the upper quartile, by fate. Filled: the "
-        f"orbit had settled (late drift below {m.threshold.value:.3g}); open: still wandering."
-        + (f" No puzzle is: {absent}." if absent else "")
+        f"Median of each of the {k} leading exponents, bars from the lower to the upper quartile, by fate. "
+        f"Filled: the orbit had settled (late drift below {rounded(m.threshold.value)}); open: still "
+        "wandering." + (f" No puzzle is: {absent}." if absent else "")
     )
     return Plot("spectrum", "Spectrum by fate", figure, pd.DataFrame(rows), caption)
 
@@ -162,9 +164,15 @@ def drift_against_exponent(m: Measurement) -> Plot:
             continue
         look = OUTCOMES[outcome]
         ax.scatter(
-            first[order], m.late[order], s=9, marker=str(look["marker"]), color=str(look["color"]), alpha=0.6, linewidths=0.8
+            first[order],
+            m.late[order],
+            s=9,
+            marker=look["marker"],
+            color=look["color"],
+            alpha=0.6,
+            linewidths=0.8,
         )
-        ends.append((float(np.median(m.late[order])), outcome, str(look["color"])))
+        ends.append((float(np.median(m.late[order])), outcome, look["color"]))
     ax.set_yscale("log")
     if not np.isnan(m.threshold.value):
         ax.axhline(m.threshold.value, color=INK, linewidth=0.8, linestyle=":")
@@ -174,8 +182,9 @@ def drift_against_exponent(m: Measurement) -> Plot:
     ax.set_ylabel(f"late drift ({_unit(m)})")
     label_right(ax, ends)
     caption = (
-        f"One mark per puzzle. Late drift: mean change of the state over the last segments up to {m.budget}. Below the dotted "
-        f"threshold ({m.threshold.value:.3g}, Otsu) the orbit counts as settled. {_counts(m)}"
+        f"One mark per puzzle. Late drift: mean change of the state over the last segments up to {m.budget}. "
+        f"Below the dotted threshold ({rounded(m.threshold.value)}, Otsu) the orbit counts as settled. "
+        f"{_counts(m)}"
     )
     if max(int(m.correct.sum()), int((~m.correct).sum())) > DRAWN:
         caption += f" At most {DRAWN} marks per outcome are drawn."
@@ -187,12 +196,13 @@ def drift_series(m: Measurement) -> Plot:
     """Median drift per segment by outcome."""
     figure = Figure()
     ax = figure.subplots()
-    segment, columns, ends = np.arange(1, m.stop + 1), {}, []
+    segment, ends = np.arange(1, m.stop + 1), []
+    columns: dict[str, np.ndarray] = {}
     positive = m.drift[m.drift > 0]
     floor = float(positive.min()) if len(positive) else 1e-9  # an orbit that stands still has no logarithm
     for outcome, chosen in _by_outcome(m):
         low, middle, high = np.nanquantile(m.drift[chosen], [0.25, 0.5, 0.75], axis=0)
-        color = str(OUTCOMES[outcome]["color"])
+        color = OUTCOMES[outcome]["color"]
         band(ax, segment, np.maximum(low, floor), np.maximum(high, floor), color)
         line(ax, segment, np.maximum(middle, floor), outcome)
         ends.append((max(float(middle[-1]), floor), outcome, color))
@@ -204,14 +214,19 @@ def drift_series(m: Measurement) -> Plot:
     ax.set_ylabel(f"change of the state per segment ({_unit(m)})")
     label_right(ax, ends)
     caption = (
-        f"Median over puzzles of the change of the state ({m.drift_name}) in each segment; band: lower to upper quartile. "
-        f"A falling curve settles, a level one wanders. Outcome as of segment {m.budget}. {_counts(m)}"
+        f"Median over puzzles of the change of the state ({m.drift_name}) in each segment; band: lower to "
+        f"upper quartile. A falling curve settles, a level one wanders. Outcome as of segment {m.budget}. "
+        f"{_counts(m)}"
     )
     return Plot("drift", "Drift by outcome", figure, pd.DataFrame({"segment": segment, **columns}), caption)
 
 
 def chosen_orbits(m: Measurement) -> dict[str, int]:
-    """One orbit of each kind, by a fixed rule: an early quartile, a late one, and the middle failure."""
+    """One orbit of each kind, by a fixed rule.
+
+    Quick: a quarter of the way through the successes in order of solving. Late: the middle one of those
+    solved after the budget, else the last. Failure: the one with the middle drift at the end.
+    """
     times = m.first_solved
     found = np.flatnonzero(times > 0)
     failed = np.flatnonzero(times == -1)
@@ -219,7 +234,8 @@ def chosen_orbits(m: Measurement) -> dict[str, int]:
     if len(found):
         order = found[np.argsort(times[found], kind="stable")]
         orbits["quick success"] = int(order[len(order) // 4])
-        late = int(order[(len(order) - 1) * 19 // 20])
+        after = order[times[order] > m.budget]
+        late = int(after[len(after) // 2] if len(after) else order[-1])
         if times[late] > times[orbits["quick success"]]:
             orbits["late success"] = late
     if len(failed):
@@ -249,14 +265,25 @@ def single_orbits(m: Measurement) -> Plot:
         for ax in axes[:, column]:
             log_segments(ax, m.stop, label="segments" if ax is axes[-1, column] else "")
             _mark_moments(ax, m, solved_at)
-        series = {"orbit": name, "puzzle": int(m.data["puzzle"][row]), "segment": segment, "drift": m.drift[row]}
-        rows.append(pd.DataFrame({**series, "halt_logit": np.nan if halts is None else halts[row], "solved": m.solved[row]}))
+        series = {
+            "orbit": name,
+            "puzzle": int(m.data["puzzle"][row]),
+            "segment": segment,
+            "drift": m.drift[row],
+        }
+        rows.append(
+            pd.DataFrame(
+                {**series, "halt_logit": np.nan if halts is None else halts[row], "solved": m.solved[row]}
+            )
+        )
     axes[0, 0].set_ylabel("drift")
     if halts is not None:
         axes[1, 0].set_ylabel("halt logit")
     caption = (
-        "Three single puzzles, chosen by rule (a quarter and 95 % of the way through the successes in order of solving; the "
-        "failure with the middle drift). Green line with triangle: first right answer. Above 0 the halt logit says *done*."
+        "Single puzzles, chosen by rule: a quarter of the way through the successes in order of solving; "
+        "the middle one of those solved after the budget, else the last; the never solved one with the "
+        "middle drift at the end. Green line with triangle: first right answer. Above 0 the halt logit says "
+        "*done*."
     )
     return Plot("orbits", "Single orbits", figure, pd.concat(rows, ignore_index=True), caption)
 
@@ -272,6 +299,5 @@ def _mark_moments(ax: Axes, m: Measurement, solved_at: int) -> None:
 
 def _unit(m: Measurement) -> str:
     """Unit of the drift as recorded."""
-    return str(m.data[m.drift_name].attrs.get("units", "norm")) if m.drift_name else "norm"
-
-
+    unit = str(m.data[m.drift_name].attrs.get("units", "")) if m.drift_name else ""
+    return unit if unit not in ("", "1") else "norm"

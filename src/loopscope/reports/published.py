@@ -1,7 +1,7 @@
 """Published numbers to print beside ours, always marked as published.
 
-Source: "Recursive Reasoning Models Fail by Wandering, Not by Settling" and its public notebook; Sudoku-Extreme,
-16 segments. Their exponents are per sub-update and depend on the estimator.
+Source: "Recursive Reasoning Models Fail by Wandering, Not by Settling" and its public notebook;
+Sudoku-Extreme, 16 segments. Their exponents are per sub-update and depend on the estimator.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 from loopscope.reports.measurement import Measurement
-from loopscope.reports.quantity import Quantity, Table, rounded
-from loopscope.reports.tables import escape, fates, headline
+from loopscope.reports.quantity import Cell, Quantity, Table, rounded
+from loopscope.reports.tables import escape, fates
 
 SUB_UPDATES = 21  # of a TRM segment; the published HRM count (4) does not match its schedule (6)
 TRM_MEDIANS = (0.012, 0.103)  # nats per sub-update, solved and unsolved
@@ -24,27 +24,29 @@ COMPARED = {  # row -> (published HRM, published TRM-MLP)
 }
 
 
-def published_table(m: Measurement) -> Table | None:
+def published_table(m: Measurement, ours: dict[str, Quantity]) -> Table | None:
     """Ours beside the published numbers; None for other puzzles than 9x9 Sudoku."""
     if m.attrs.get("task") != "sudoku-3x3":
         return None
-    ours = headline(m)
-    rows: list[list[str | int | Quantity]] = [
-        [name, _ours(m, ours, name), *values] for name, values in COMPARED.items()
-    ]
+    rows: list[list[Cell]] = [[name, _ours(m, ours, name), *values] for name, values in COMPARED.items()]
     for outcome, hrm, trm in zip(("solved", "unsolved"), ("−0.152", "+0.032"), TRM_MEDIANS, strict=True):
         name = f"median exponent, {outcome}"
-        per_segment = f"{rounded(trm, sign=True)} per sub-update = {rounded(trm * SUB_UPDATES, sign=True)} per segment"
-        rows.append([name, ours.get(name, NOT_MEASURED), f"{hrm} per sub-update, not convertible", per_segment])
-    ratio = "TRM escapes ~5 times as fast as HRM per segment, ~1.6 times per application"
-    rows.append(["escape rate", ours.get("escape rate", NOT_MEASURED), ratio, ratio])
+        per_segment = (
+            f"{rounded(trm, sign=True)} per sub-update = {rounded(trm * SUB_UPDATES, sign=True)} per segment"
+        )
+        rows.append(
+            [name, ours.get(name, NOT_MEASURED), f"{hrm} per sub-update, not convertible", per_segment]
+        )
+    ratio = "about 5 times that of HRM per segment, 1.6 times per application"
+    rows.append(["escape rate", ours.get("escape rate", NOT_MEASURED), "–", ratio])
     return Table(
         "Beside the published numbers",
         ["quantity", f"here: {m.name}", "published, HRM (27M)", "published, TRM-MLP (5M)"],
         rows,
-        "The last two columns are published, not measured here: two trained checkpoints on the Sudoku-Extreme test set "
-        "at 16 segments. They compare with ours only on the same puzzles and weights. Exponents compare only within one "
-        f"estimator; the TRM medians were multiplied by {SUB_UPDATES} sub-updates to give nats per segment.",
+        "The last two columns are published, not measured here: two trained checkpoints on the "
+        "Sudoku-Extreme test set at 16 segments. They compare with ours only on the same puzzles and "
+        "weights. Exponents compare only within one estimator; the TRM medians were multiplied by "
+        f"{SUB_UPDATES} sub-updates to give nats per segment.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,6 +15,7 @@ from loopscope.dynamics.statistics import Auc
 from loopscope.evaluation.intervals import Estimate, clopper_pearson
 
 Kind = Literal["share", "auc", "signed", "plain"]
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,23 @@ class Quantity:
         return rounded(value, sign=self.kind == "signed")
 
 
+class Noted(NamedTuple):
+    """A name with a remark in small print below it."""
+
+    name: str
+    note: str
+
+
+Cell = str | int | Quantity | Noted
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows to print; cells are text, counts or quantities."""
+    """Rows to print; cells are text, counts, names with a remark, or quantities."""
 
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str | int | Quantity]]
+    rows: Sequence[Sequence[Cell]]
     caption: str = ""
 
 
@@ -73,11 +84,12 @@ def percent(share: float, small: bool = False) -> str:
 
 
 def rounded(value: float, sign: bool = False) -> str:
-    """Three significant digits with a true minus sign."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:+.3g}" if sign else f"{value:.3g}"
-    return text.replace("-", "−")
+    """Three significant digits with a true minus sign: 2.00, −0.152, 2.20×10⁻⁵."""
+    if math.isinf(value) or value == 0:
+        return {0.0: "0", math.inf: "∞"}.get(value, "−∞")
+    digits, _, power = (f"{value:+#.3g}" if sign else f"{value:#.3g}").partition("e")
+    text = digits.rstrip(".").replace("-", "−")
+    return f"{text}×10{str(int(power)).translate(RAISED)}" if power else text
 
 
 def share(estimate: Estimate, note: str = "") -> Quantity:
@@ -90,22 +102,22 @@ def share(estimate: Estimate, note: str = "") -> Quantity:
 
 def separation(result: Auc, note: str = "") -> Quantity:
     """An AUC, or its reason for being undefined."""
-    counts = f"{result.n_pos} solved against {result.n_neg} unsolved"
+    counts = f"{result.n_pos:,} solved against {result.n_neg:,} unsolved"
     if result.n_missing:
         counts += f"; {result.n_missing} without a score left out"
+    if result.value in (0, 1):
+        counts += "; at perfect separation the bootstrap has no width"
     text = result.reason or (f"{note}; {counts}" if note else counts)
     return Quantity(result.value, result.low, result.high, result.n, "auc", note=text)
 
 
 def rate(result: EscapeRate) -> Quantity:
     """An escape rate."""
-    note = (
-        f"{result.events} of {result.n} solved between segment {result.start} and {result.stop}"
-        if result.exponential
-        else f"{result.events} of {result.n} solved; the hazard is not constant (score {result.trend:+.1f}): an average"
-    )
+    note = f"{result.events:,} of {result.n:,} solved between segment {result.start} and {result.stop}"
+    if not result.exponential:
+        note += f"; an average, the hazard is not constant (score {rounded(result.trend, sign=True)})"
     unit = f"per {result.unit}"
-    return Quantity(result.value, result.low, result.high, result.n, "plain", unit, note.replace("-", "−"))
+    return Quantity(result.value, result.low, result.high, result.n, "plain", unit, note)
 
 
 def median(values: np.ndarray, unit: str, empty: str) -> Quantity:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
 from loopscope.dynamics.statistics import auc
-from loopscope.evaluation.intervals import bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 from loopscope.evaluation.metrics import by_rating
 from loopscope.reports.measurement import Measurement
-from loopscope.reports.quantity import Quantity, Table, median, rate, separation, share, zero_bound
+from loopscope.reports.quantity import (
+    Cell,
+    Noted,
+    Quantity,
+    Table,
+    median,
+    rate,
+    rounded,
+    separation,
+    share,
+    zero_bound,
+)
 
 EARLY = 4  # segments of the leak-free exponent: features end before the outcome can be known
 RESAMPLES = 2000  # of every bootstrap in a report
@@ -40,7 +52,9 @@ def _accuracy(m: Measurement) -> dict[str, Quantity]:
         rows["cells right"] = share(right, f"mean over puzzles after {m.budget} segments, givens included")
     if "halt_logit" in m:
         agrees = (m.halt(m.budget) >= 0) == m.correct
-        rows["halt signal right"] = share(wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome")
+        rows["halt signal right"] = share(
+            wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome"
+        )
     return rows
 
 
@@ -50,7 +64,9 @@ def _separations(m: Measurement) -> dict[str, Quantity]:
         result = auc(-m.exponents[:, 0], m.correct, resamples=RESAMPLES)
         rows["AUC, low exponent → solved"] = separation(result, "retrospective")
     if m.late is not None:
-        rows["AUC, low late drift → solved"] = separation(auc(-m.late, m.correct, resamples=RESAMPLES), "retrospective")
+        rows["AUC, low late drift → solved"] = separation(
+            auc(-m.late, m.correct, resamples=RESAMPLES), "retrospective"
+        )
     if "halt_logit" in m:
         result = auc(m.halt(m.budget), m.correct, resamples=RESAMPLES)
         rows["AUC, halt logit → solved"] = separation(result, f"at segment {m.budget}")
@@ -65,14 +81,14 @@ def _separations(m: Measurement) -> dict[str, Quantity]:
 
 def escape(m: Measurement) -> EscapeRate | None:
     """Escape rate after the budget; None when nothing was run there or nothing was left unsolved."""
-    at_risk = (m.first_solved == -1) | (m.first_solved > m.budget)
-    if m.stop == m.budget or not at_risk.any():
+    at_risk = (m.first_solved == -1) | (m.first_solved > m.escape_from)
+    if m.stop == m.escape_from or not at_risk.any():
         return None
-    return escape_rate(m.first_solved, start=m.budget, stop=m.stop)
+    return escape_rate(m.first_solved, start=m.escape_from, stop=m.stop)
 
 
 def _escape(m: Measurement) -> dict[str, Quantity]:
-    if m.stop == m.budget:
+    if m.stop == m.escape_from:
         return {}
     found = escape(m)
     if found is None:
@@ -109,35 +125,40 @@ def _fates(m: Measurement) -> dict[str, Quantity]:
     note = f"{table.settled_wrong} of {wrong}"
     if table.settled_wrong == 0 and wrong:
         note += f"; one-sided upper bound {100 * zero_bound(wrong):.2f} %"
-    return {"failures that settled": share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")}
+    return {
+        "failures that settled": share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")
+    }
 
 
-def headline_table(m: Measurement) -> Table:
+def headline_table(numbers: dict[str, Quantity]) -> Table:
     """`headline` as rows."""
-    rows = [[name, q, q.n, "" if math.isnan(q.value) else q.note] for name, q in headline(m).items()]
+    rows: list[list[Cell]] = [
+        [Noted(name, "" if math.isnan(q.value) else q.note), q, q.n] for name, q in numbers.items()
+    ]
     return Table(
         "Headline numbers",
-        ["quantity", "value and 95 % interval", "n", "rests on"],
+        ["quantity", "value and 95 % interval", "n"],
         rows,
-        "Intervals: Wilson for shares (Clopper-Pearson for failures that settled and for escape), percentile "
-        f"bootstrap over puzzles for AUCs and cell accuracy ({RESAMPLES:,} resamples, seed 0), exact order "
-        "statistics for medians. Retrospective: the score is read on the same segments as the outcome.",
+        "Intervals: Wilson for shares (Clopper-Pearson for failures that settled and for escape), "
+        f"percentile bootstrap over puzzles for AUCs and cell accuracy ({RESAMPLES:,} resamples, seed 0), "
+        "exact order statistics for medians. Retrospective: the score is read on the same segments as the "
+        "outcome.",
     )
 
 
-def comparison_table(measurements: list[Measurement]) -> Table:
-    """Headline numbers of several measurements, one column each; rows as in the longest."""
-    columns = [headline(m) for m in measurements]
+def comparison_table(measurements: Sequence[Measurement], columns: Sequence[dict[str, Quantity]]) -> Table:
+    """Headline numbers of several measurements, one column each."""
     names = list(dict.fromkeys(name for column in columns for name in column))
-    rows: list[list[str | int | Quantity]] = [["puzzles", *(m.n for m in measurements)]]
+    rows: list[list[Cell]] = [["puzzles", *(m.n for m in measurements)]]
     rows += [["block applications per segment", *(m.applications for m in measurements)]]
     rows += [[name, *(column.get(name, "not measured") for column in columns)] for name in names]
     return Table(
         "Side by side",
         ["quantity", *(m.name for m in measurements)],
         rows,
-        "Exponents of models with different numbers of applications per segment are not on one scale; escape "
-        "rates are, per application. Single training runs differ by about 2.5 points from seed to seed.",
+        "Exponents of models with different numbers of applications per segment are not on one scale; "
+        "escape rates are, per application. Single training runs differ by about 2.5 points from seed to "
+        "seed.",
     )
 
 
@@ -147,13 +168,15 @@ def fate_rows(m: Measurement) -> Table | None:
     if table is None:
         return None
     a, b, c, d = table.settled_correct, table.settled_wrong, table.wandering_correct, table.wandering_wrong
-    rows = [["settled", a, b, a + b], ["wandering", c, d, c + d], ["all", a + c, b + d, a + b + c + d]]
+    rows: list[list[Cell]] = [["settled", a, b, a + b], ["wandering", c, d, c + d]]
+    rows += [["all", a + c, b + d, a + b + c + d]]
     cut = table.threshold
-    drift = f"Late drift: mean change of the state over segments {m.budget - WINDOW + 1} to {m.budget} ({m.drift_name})."
+    window = f"segments {m.budget - WINDOW + 1} to {m.budget}"
+    drift = f"Late drift: mean change of the state over {window} ({m.drift_name})."
     if cut.reason:
         return Table("Fates", ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
     caption = (
-        f"{drift} Settled: below {cut.value:.3g} (log10 {cut.log10:.2f}, Otsu; the cut explains "
+        f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu; the cut explains "
         f"{100 * cut.separation:.0f} % of the variance of log drift, where a single normal peak gives 64 %). "
         f"Without any threshold: {table.drift_gap}."
     )
@@ -165,8 +188,10 @@ def rating_rows(m: Measurement) -> Table | None:
     if "rating" not in m:
         return None
     bands = by_rating(m.correct, {"rating": m.array("rating")})
-    rows = [[band, share(estimate), estimate.n] for band, estimate in bands.items()]
-    caption = f"Solved after {m.budget} segments, Wilson interval. Rating: guesses that a search solver needs."
+    rows: list[list[Cell]] = [[band, share(estimate), estimate.n] for band, estimate in bands.items()]
+    caption = (
+        f"Solved after {m.budget} segments, Wilson interval. Rating: guesses that a search solver needs."
+    )
     return Table("Accuracy by difficulty", ["rating", "solved", "n"], rows, caption)
 
 
@@ -174,17 +199,18 @@ def restart_rows(m: Measurement) -> Table | None:
     """Solve rates of restarts by kick and by the outcome of the plain start; None without restarts."""
     if "basin_solved" not in m:
         return None
-    rows = []
+    rows: list[list[Cell]] = []
     for name, chosen in (("solved", m.correct), ("unsolved", ~m.correct)):
         for i, sigma in enumerate(m.data["sigma"].to_numpy()):
             single, best, final = restart_rates(m, chosen, i)
             rows.append([name, f"{float(sigma):g}", single, best, final, int(chosen.sum())])
     length = m.attrs.get("restart_segments", m.budget)
     caption = (
-        f"Each restart begins at the usual start plus noise of size sigma (in standard deviations of the start) and "
-        f"runs {length} segments. One restart: mean over restarts, bootstrap over puzzles. Best of K: any of "
-        f"{m.data.sizes['restart']} restarts, at as many times the cost, and an oracle. Solved counts a right "
-        f"answer at any segment of the restart; the last column only the answer at its end."
+        "Each restart begins at the usual start plus noise of size sigma (in standard deviations of the "
+        f"start) and runs {length} segments. One restart: mean over restarts, bootstrap over puzzles (Wilson "
+        f"where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many times the cost, "
+        "and an oracle. Solved counts a right answer at any segment of the restart; the last column only "
+        "the answer at its end."
     )
     header = ["plain start", "sigma", "one restart", "best of K", "one restart, at its end", "n"]
     return Table("Restarts", header, rows, caption)
@@ -198,10 +224,17 @@ def restart_rates(m: Measurement, chosen: np.ndarray, sigma: int) -> tuple[Quant
         chosen: which puzzles count, (B,) bool.
         sigma: index of the kick size.
     """
-    hits = m.data["basin_solved"].transpose("puzzle", "sigma", "restart").to_numpy()[chosen, sigma].astype(bool)
-    single = share(bootstrap_mean(hits.mean(axis=1), resamples=RESAMPLES))
+    hits = m.restarts("basin_solved")[chosen, sigma]
+    single = share(_mean_rate(hits.mean(axis=1)))
     best = share(wilson(int(hits.any(axis=1).sum()), len(hits)))
     if "basin_final" not in m:
         return single, best, Quantity(math.nan, math.nan, math.nan, 0, "share", note="not recorded")
-    ends = m.data["basin_final"].transpose("puzzle", "sigma", "restart").to_numpy()[chosen, sigma].astype(float)
-    return single, best, share(bootstrap_mean(ends.mean(axis=1), resamples=RESAMPLES))
+    ends = m.restarts("basin_final")[chosen, sigma]
+    return single, best, share(_mean_rate(ends.mean(axis=1)))
+
+
+def _mean_rate(rates: np.ndarray) -> Estimate:
+    """Mean over puzzles of a rate per puzzle; a bootstrap of equal ones has no width, so Wilson there."""
+    if len(rates) and rates.min() == rates.max() and rates[0] in (0, 1):
+        return wilson(int(rates.sum()), len(rates))
+    return bootstrap_mean(rates, resamples=RESAMPLES)

@@ -28,5 +28,7 @@ def puzzle_file(name: str | Path) -> Path:
     if not path.exists() and str(name) in shipped:
         return shipped[str(name)]
     if not path.exists():
-        raise UserError(f"{name}: no such puzzle file, and no shipped puzzles of that name. {did_you_mean(str(name), shipped)}")
+        raise UserError(
+            f"{name}: no such puzzle file, and no shipped puzzles of that name. {did_you_mean(str(name), shipped)}"
+        )
     return path

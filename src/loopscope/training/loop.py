@@ -179,9 +179,10 @@ class Trainer:
         )
 
     def _optimise(self, table_grads: list[Tensor]) -> None:
-        if self.table_optimizer is not None:
+        ids = self.carry.data.puzzle_ids
+        if self.table_optimizer is not None and ids is not None:
             self.table_optimizer.lr = self._rate(self.settings.puzzle_emb_lr)
-            self.table_optimizer.step(self.carry.data.puzzle_ids, torch.cat(table_grads))
+            self.table_optimizer.step(ids, torch.cat(table_grads))
         self.optimizer.param_groups[0]["lr"] = self._rate(self.settings.lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -197,7 +198,7 @@ class Trainer:
     # -- watching
 
     def _log(self) -> dict[str, Any]:
-        """Write a line of means: losses over all rows since the last line, the rest over those that halted."""
+        """Write a line of means: losses over all rows since the last line, the rest over halted ones."""
         self._check_finite()
         sums = dict(zip(SUMS, self.sums.tolist(), strict=True))
         num_rows, halted = self.steps_summed * self.settings.batch_size, int(sums["halted"])

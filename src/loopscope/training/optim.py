@@ -44,7 +44,7 @@ class AdamATan2(torch.optim.Optimizer):
 
     def _update(self, group: dict, params: list[Tensor]) -> None:
         (b1, b2), lr = group["betas"], group["lr"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         m = [self.state[p]["m"] for p in params]
         v = [self.state[p]["v"] for p in params]
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
@@ -77,7 +77,7 @@ class SignSGD:
 
 
 def learning_rate(step: int, base: float, *, warmup: int, total: int, min_ratio: float) -> float:
-    """Learning rate of optimiser step `step` (1-based): linear warm-up, then a cosine to `min_ratio * base`."""
+    """Learning rate of step `step` (1-based): linear warm-up, then a cosine down to `min_ratio * base`."""
     if step < warmup:
         return base * step / max(1, warmup)
     progress = (step - warmup) / max(1, total - warmup)

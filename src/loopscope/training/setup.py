@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from loopscope.config import DataSettings, ModelSettings, Recipe
+from loopscope.config import DataSettings, ModelSettings, Recipe, validated
 from loopscope.errors import UserError
 from loopscope.models import build_model
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles
 from loopscope.tasks.base import join
 from loopscope.training.loop import OnEval, Trainer
 from loopscope.training.stream import TrainingStream, split_validation
+
+log = logging.getLogger("loopscope")
 
 
 def training_puzzles(data: DataSettings) -> PuzzleSet:
@@ -22,7 +30,7 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
         UserError: neither `data.path` nor `data.generate` is set, or a file is wrong.
     """
     if data.generate is not None:
-        from loopscope.tasks.sudoku_generate import generate
+        from loopscope.tasks.sudoku_generate import generate  # loads numba
 
         g = data.generate
         return generate(Sudoku(g.box_rows, g.box_cols), g.count, g.givens, np.random.default_rng(g.seed))
@@ -35,37 +43,64 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
 
 
 def split(recipe: Recipe, puzzles: PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:
-    """Training and validation puzzles.
+    """Training and validation puzzles, which share no puzzle.
 
     Raises:
-        UserError: fewer puzzles than the validation split needs.
+        UserError: puzzles without answers, or fewer than the validation split needs.
     """
-    if len(puzzles) <= recipe.data.validation:
+    if puzzles.labels is None:
+        raise UserError(f"{puzzles.name}: no answers to learn from. Add a column `answer`.")
+    train, held_out = split_validation(puzzles, recipe.data.validation, recipe.train.seed)
+    if not len(train):
         raise UserError(
-            f"data.validation={recipe.data.validation} leaves nothing of {len(puzzles)} puzzles to train on. Lower it."
+            f"data.validation={recipe.data.validation} leaves nothing of {len(puzzles)} puzzles to train on. "
+            "Lower it or add puzzles."
         )
-    return split_validation(puzzles, recipe.data.validation, recipe.train.seed)
+    return train, held_out
 
 
 def resolve(recipe: Recipe, puzzles: PuzzleSet) -> Recipe:
-    """Fill in what the data decides: sequence length, vocabulary, size of the puzzle table."""
-    ids = int(puzzles.puzzle_ids.max()) + 1 if len(puzzles) else 1
-    sizes = {
-        "seq_len": puzzles.task.seq_len,
-        "vocab_size": puzzles.task.vocab_size,
-        "num_puzzle_identifiers": ids,
-    }
-    model = ModelSettings(**{**recipe.model.model_dump(), **sizes})
+    """Fill in what the data decides: sequence length, vocabulary, size of the puzzle table.
+
+    Raises:
+        UserError: the recipe names another size than the puzzles have.
+    """
+    task = puzzles.task
+    sizes = {"seq_len": task.seq_len, "vocab_size": task.vocab_size}
+    for key, size in sizes.items():
+        if (named := getattr(recipe.model, key)) not in (0, size):
+            raise UserError(f"model.{key}={named}, but {puzzles.name} has {size}. Set model.{key}=0.")
+    ids = int(puzzles.puzzle_ids.max(initial=0)) + 1
+    sizes["num_puzzle_identifiers"] = max(ids, recipe.model.num_puzzle_identifiers)
+    model = validated(ModelSettings, {**recipe.model.model_dump(), **sizes})
     return recipe.model_copy(update={"model": model})
 
 
 def make_trainer(
-    recipe: Recipe, train: PuzzleSet, folder: str | Path, on_eval: OnEval | None, device: str = "cpu"
+    recipe: Recipe,
+    train: PuzzleSet,
+    folder: str | Path,
+    on_eval: OnEval | None = None,
+    device: torch.device | str = "cpu",
 ) -> Trainer:
-    """A trainer with fresh weights for a resolved recipe."""
-    t = recipe.train
+    """A trainer with fresh weights.
+
+    Args:
+        recipe: resolved settings.
+        train: training puzzles, the held-out ones already taken away.
+        folder: the run folder.
+        on_eval: as in `Trainer`.
+        device: where to compute.
+    """
+    t, d = recipe.train, recipe.data
     model = build_model(recipe.model, seed=t.seed).to(device)
-    d = recipe.data
+    if t.compile:
+        if missing := missing_for_compile(torch.device(device)):
+            log.warning(
+                "train.compile=true needs %s, which is not here: training uncompiled, slower", missing
+            )
+        else:
+            model.compile_blocks()
     stream = TrainingStream(
         train,
         t.batch_size,
@@ -75,3 +110,28 @@ def make_trainer(
         reveal_steps=d.reveal_steps,
     )
     return Trainer(recipe, model, stream, folder, on_eval)
+
+
+def missing_for_compile(device: torch.device) -> str:
+    """What torch.compile would look for on this machine and not find; empty when nothing is missing."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)  # as torch._inductor chooses it
+    return "" if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to train on; "auto" is the GPU where there is one.
+
+    Raises:
+        UserError: no such device on this machine, or one that cannot train.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={name}: expected auto, cpu or cuda; the loss needs float64. Use device=cpu.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: torch sees no GPU here. Use device=cpu or install a CUDA build.")
+    return torch.device(name)

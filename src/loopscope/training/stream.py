@@ -45,7 +45,7 @@ class TrainingStream:
         """Row numbers of batch `step` (0-based), (batch_size,)."""
         position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes, offset = np.divmod(position, len(self.puzzles))
-        return np.array([self._pass_order(p)[i] for p, i in zip(passes, offset, strict=True)])
+        return np.concatenate([self._pass_order(int(p))[offset[passes == p]] for p in np.unique(passes)])
 
     def batch(self, step: int) -> Batch:
         """Batch `step`, (batch_size, L), augmented."""
