@@ -179,8 +179,8 @@ def page_text(tmp_path_factory: pytest.TempPathFactory) -> str:
 # -- numbers
 
 
-def test_headline_against_hand() -> None:
-    numbers = tables.headline(one())
+def test_quantities_against_hand() -> None:
+    numbers = tables.quantities(one())
     assert numbers["solved after 16 segments"].value == 0.6
     assert numbers["solved after 64 segments"].value == 0.7
     wilson = stats.binomtest(60, 100).proportion_ci(method="wilson")
@@ -196,12 +196,17 @@ def test_headline_against_hand() -> None:
     assert "0 of 40; one-sided upper bound 7.22 %" in numbers["failures that settled"].note
 
 
+def test_headline_for_a_terminal() -> None:
+    rows = dict(tables.headline(synthetic()))
+    assert rows["solved after 16 segments"] == "60.0 % [50.2, 69.1]"
+
+
 def test_auc_and_medians_against_scipy() -> None:
     data = synthetic(seed=3)
     # make the classes overlap, so that the area is not trivially one
     data["ftle"] = data["ftle"] + np.random.default_rng(1).normal(0, 2, data["ftle"].shape)
     m = read_measurements(data)[0]
-    numbers = tables.headline(m)
+    numbers = tables.quantities(m)
     right, wrong = data["ftle"].values[:60, 0], data["ftle"].values[60:, 0]
     u = stats.mannwhitneyu(-right, -wrong).statistic / (60 * 40)
     assert 0.55 < u < 0.95
@@ -215,9 +220,9 @@ def test_auc_and_medians_against_scipy() -> None:
 
 def test_early_exponent_uses_only_puzzles_still_open() -> None:
     m = one()
-    early = tables.headline(m)["AUC, low early exponent → solved later"]
+    early = tables.quantities(m)["AUC, low early exponent → solved later"]
     assert early.n == int((m.first_solved[:60] > tables.EARLY).sum()) + 40
-    retrospective = tables.headline(m)["AUC, low exponent → solved"]
+    retrospective = tables.quantities(m)["AUC, low exponent → solved"]
     assert retrospective.value > 0.99  # the exponents of the test data know nothing before the solution
     assert early.low < 0.5 < early.high
 
@@ -285,14 +290,14 @@ def test_fate_verdict_needs_two_groups() -> None:
 
 def test_empty_classes_say_why(tmp_path: Path) -> None:
     perfect = one(solved_early=50, solved_late=0, never=0)
-    numbers = tables.headline(perfect)
+    numbers = tables.quantities(perfect)
     assert math.isnan(numbers["AUC, low exponent → solved"].value)
     assert "no unsolved puzzle" in str(numbers["AUC, low exponent → solved"])
     assert "every puzzle is solved by segment 16" in str(numbers["escape rate"])
     verdicts = [f.verdict for f in findings.findings(perfect, numbers)]
     assert "No failure to classify" in verdicts
     hopeless = one(solved_early=0, solved_late=0, never=30)
-    assert "no solved puzzle" in str(tables.headline(hopeless)["median exponent, solved"])
+    assert "no solved puzzle" in str(tables.quantities(hopeless)["median exponent, solved"])
     for name, m in (("perfect", perfect), ("hopeless", hopeless)):
         Page(report(m.data, tmp_path / f"{name}.html").read_text())
 
@@ -322,10 +327,10 @@ def test_exponent_verdict_follows_the_sign() -> None:
     data = synthetic()
     data["ftle"] = -data["ftle"]
     m = read_measurements(data)[0]
-    found = findings.exponent_finding(tables.headline(m))
+    found = findings.exponent_finding(tables.quantities(m))
     assert found is not None
     assert found.verdict == "A high exponent goes with success"
-    plain = findings.exponent_finding(tables.headline(one()))
+    plain = findings.exponent_finding(tables.quantities(one()))
     assert plain is not None
     assert plain.verdict.startswith("A low exponent")
     assert "not shown to say more" in plain.evidence
@@ -478,7 +483,7 @@ def test_growth_padded_over_all_segments_reads_the_same() -> None:
     padded = np.full((100, STOP, K_EXPONENTS), np.nan)
     padded[:, :BUDGET] = data["growth"].values
     other = data.drop_vars("growth").assign(growth=(("puzzle", "segment", "exponent"), padded))
-    assert tables.headline(read_measurements(other)[0]) == tables.headline(read_measurements(data)[0])
+    assert tables.quantities(read_measurements(other)[0]) == tables.quantities(read_measurements(data)[0])
 
 
 def test_several_and_files(tmp_path: Path) -> None:
@@ -508,14 +513,14 @@ def test_incomplete_run_counts_only_what_is_done(tmp_path: Path) -> None:
 
 def test_published_only_for_its_puzzles() -> None:
     m = one()
-    numbers = tables.headline(m)
+    numbers = tables.quantities(m)
     assert published_table(m, numbers) is not None
     maze = Measurement(m.data.assign_attrs(task="maze-30x30"), "maze")
     assert published_table(maze, numbers) is None
 
 
 def test_not_a_measurement(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a measurement"):
+    with pytest.raises(UserError, match=r"missing\.zarr"):
         report(tmp_path / "missing.zarr", tmp_path / "out.html")
     with pytest.raises(UserError, match="not a measurement"):
         report(xr.Dataset({"x": ("puzzle", [1.0])}), tmp_path / "out.html")

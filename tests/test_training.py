@@ -26,6 +26,7 @@ from loopscope.tasks.sudoku_generate import generate
 from loopscope.training import checkpoint, halting, loop, plan, setup, train
 from loopscope.training.interrupt import asked_to_stop
 from loopscope.training.loop import Trainer
+from loopscope.training.loss import segment_loss
 from loopscope.training.setup import make_trainer, resolve, split
 
 MODEL = {
@@ -224,6 +225,43 @@ def test_micro_batches_equal_the_whole_batch(variant: str, puzzles: PuzzleSet, t
         for p, q in zip(made.model.parameters(), whole.model.parameters(), strict=True):
             # atan2 gives a gradient of rounding size any sign: a few entries may differ by a step
             assert ((p - q).abs() < 1e-6).double().mean() > 0.99
+
+
+def test_every_step_draws_anew(puzzles: PuzzleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, draw = [], halting.exploration_steps
+
+    def spy(size: int, settings: ModelSettings, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(tuple(draw(size, settings, generator).tolist()))
+        return torch.tensor(drawn[-1], dtype=torch.int32)
+
+    monkeypatch.setattr(halting, "exploration_steps", spy)
+    settings = recipe("exploration", model={"halt_max_steps": 9})
+    trainer(settings, puzzles, tmp_path).run(progress=False)
+    assert len(set(drawn)) == 10
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_gradients_are_those_of_the_mean_over_the_batch(
+    size: int, puzzles: PuzzleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser itself would not notice another scale."""
+    made = trainer(recipe("puzzle_emb", train={"micro_batch": size}), puzzles, tmp_path)
+    table_grads: list[torch.Tensor] = []
+    monkeypatch.setattr(made, "_optimise", table_grads.extend)
+    made.train_step()
+    grads = [p.grad.clone() for p in made.model.parameters()]  # type: ignore[union-attr]
+
+    made.model.zero_grad()
+    batch = made.stream.batch(0)
+    table_rows = torch.zeros(8, 12, requires_grad=True)
+    ctx = made.model.encode(batch, table_rows)
+    z = made.model.training_segment(made.model.initial_state(ctx), ctx)
+    (segment_loss(made.model.readout(z, ctx), batch.labels).total / 8).backward()
+    assert table_rows.grad is not None
+    assert table_rows.grad.abs().max() > 0
+    torch.testing.assert_close(torch.cat(table_grads), table_rows.grad, rtol=1e-4, atol=1e-6)
+    for p, grad in zip(made.model.parameters(), grads, strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-6)
 
 
 # -- slots
@@ -551,6 +589,7 @@ def test_best_is_the_best_and_holds_averaged_weights(puzzles: PuzzleSet, tmp_pat
     assert (config["step"], config["weights"], config["validation"]["exact_accuracy"]) == (4, "ema", 0.5)
     best = checkpoint.load_bytes((tmp_path / "best" / "model.safetensors").read_bytes())
     assert best["lm_head.weight"].equal(seen[1])
+    assert seen[-1].equal(made.ema.shadow["lm_head.weight"])  # type: ignore[union-attr]
     last = checkpoint.load_bytes((tmp_path / "last" / "model.safetensors").read_bytes())
     assert last["lm_head.weight"].equal(made.ema.shadow["lm_head.weight"])  # type: ignore[union-attr]
     assert not last["lm_head.weight"].equal(made.model.lm_head.weight)
@@ -722,4 +761,3 @@ def test_it_learns_to_solve_4x4(tmp_path: Path) -> None:
     losses = [line["cell_loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
     assert exact[-1] > 0.5
-    print(losses, exact)

@@ -172,10 +172,16 @@ def per_cent(ax: Axes) -> None:
 
 def log_per_cent(ax: Axes, least: float) -> None:
     """Shares on a logarithmic y axis from about `least` to 1, ticks at 1, 2 and 5 times powers of ten."""
-    ax.set_yscale("log")
-    ax.set_ylim(least, 1.1)
-    decades = range(math.floor(math.log10(least)), 1)
-    steps = (1, 2, 5) if len(decades) <= 3 else (1,)
-    ax.yaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
-    ax.yaxis.set_minor_locator(NullLocator())
+    log_values(ax, least, 1.1)
     per_cent(ax)
+
+
+def log_values(ax: Axes, low: float, high: float) -> None:
+    """Logarithmic y axis with plain numbers at 1, 2 and 5 times powers of ten (at powers only where many)."""
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    ax.yaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())

@@ -23,6 +23,7 @@ from loopscope.reports.drawing import (
     line,
     log_per_cent,
     log_segments,
+    log_values,
     mark_budget,
     per_cent,
     styled,
@@ -186,7 +187,9 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
     figure = Figure(figsize=(5.0, 4.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(train["step"], train["loss"], color=GREY, linewidth=1.2)
-    upper.set_yscale("log")
+    loss = train["loss"][train["loss"] > 0]
+    if len(loss):
+        log_values(upper, 0.9 * float(loss.min()), 1.1 * float(loss.max()))
     upper.set_ylabel("training loss")
     lower.plot(train["step"], train["exact_accuracy"], color=GREY, linewidth=1.0)
     ends = [(float(train["exact_accuracy"].iloc[-1]), "training", GREY)] if len(train) else []

@@ -31,7 +31,7 @@ class Finding:
 
 
 def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
-    """All findings that the measurement and its `headline` numbers allow."""
+    """All findings that the measurement and its `quantities` numbers allow."""
     candidates = [
         fate_finding(fates(m)),
         exponent_finding(numbers),

@@ -130,7 +130,7 @@ def _explanation(measurements: Sequence[Measurement]) -> str:
 
 
 def _comparison(measurements: Sequence[Measurement]) -> str:
-    table = tables.comparison_table(measurements, [tables.headline(m) for m in measurements])
+    table = tables.comparison_table(measurements, [tables.quantities(m) for m in measurements])
     parts = ['<h2 id="comparison">Side by side</h2>', _table(table, title=False)]
     for a, b in combinations(measurements, 2):
         if sentence := mcnemar(a, b):
@@ -152,7 +152,7 @@ def _run(m: Measurement, number: int | None) -> list[str]:
     """All sections on one measurement; with a number, under a heading of its own."""
     head = "h2" if number is None else "h3"
     parts = [] if number is None else [f'<h2 id="run{number}">{escape(m.name)}</h2>']
-    numbers = tables.headline(m)
+    numbers = tables.quantities(m)
     parts += [_table(tables.headline_table(numbers), head)]
     items = "".join(
         f'<li><span class="verdict">{escape(f.verdict)}.</span> {_inline(_sentence(f.evidence))}</li>'

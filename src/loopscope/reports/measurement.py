@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from loopscope.dynamics.fate import WINDOW, Threshold, late_drift, otsu_threshold
-from loopscope.dynamics.measure import open_measurement
+from loopscope.dynamics.measurement_file import open_measurement
 from loopscope.errors import UserError
 
 Source = xr.Dataset | str | Path

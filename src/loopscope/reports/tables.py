@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import xarray as xr
 
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
 from loopscope.dynamics.statistics import auc
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 from loopscope.evaluation.metrics import by_rating
-from loopscope.reports.measurement import Measurement
+from loopscope.reports.measurement import Measurement, read_measurements
 from loopscope.reports.quantity import (
     Cell,
     Noted,
@@ -30,12 +31,17 @@ EARLY = 4  # segments of the leak-free exponent: features end before the outcome
 RESAMPLES = 2000  # of every bootstrap in a report
 
 
-def headline(m: Measurement) -> dict[str, Quantity]:
+def quantities(m: Measurement) -> dict[str, Quantity]:
     """The numbers to quote, by name, in the order in which they are printed.
 
     What was not measured is left out; what was measured but is undefined is NaN with a reason.
     """
     return {**_accuracy(m), **_separations(m), **_escape(m), **_medians(m), **_fates(m)}
+
+
+def headline(data: xr.Dataset) -> list[tuple[str, str]]:
+    """The numbers of a measurement as text, (name, value with interval), for a terminal."""
+    return [(name, str(quantity)) for name, quantity in quantities(read_measurements(data)[0]).items()]
 
 
 def _accuracy(m: Measurement) -> dict[str, Quantity]:
@@ -131,7 +137,7 @@ def _fates(m: Measurement) -> dict[str, Quantity]:
 
 
 def headline_table(numbers: dict[str, Quantity]) -> Table:
-    """`headline` as rows."""
+    """`quantities` as rows."""
     rows: list[list[Cell]] = [
         [Noted(name, "" if math.isnan(q.value) else q.note), q, q.n] for name, q in numbers.items()
     ]
