@@ -20,6 +20,7 @@ from loopscope.errors import UserError
 from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
+from loopscope.evaluation.subject import blocks
 from loopscope.latent import flatten
 from loopscope.tasks import PuzzleSet
 from tiny import Approach, tiny_model, tiny_puzzles
@@ -93,7 +94,7 @@ def test_two_parts():
 
 def test_restarts_of_the_analytic_map():
     puzzles, rate = tiny_puzzles(4), 0.7
-    runs = measure(Approach(rate), puzzles, segments=8, sigmas=[0, 0.5], restarts=2, restart_segments=3)
+    runs = measure(Approach(rate), puzzles, segments=8, sigmas=[0.0, 0.5], restarts=2, restart_segments=3)
     assert not runs.basin_solved[:, 0].any()  # 3 segments are too few from the plain start
     assert (runs.basin_displacement[:, 0] == 0).all()
     labels, index = torch.from_numpy(puzzles.labels.astype(float)), np.arange(4)
@@ -106,7 +107,7 @@ def test_restarts_of_the_analytic_map():
 def test_restarts_solved_at_some_and_at_the_last_segment():
     model, puzzles = tiny_model(), tiny_puzzles(6)
     puzzles = answered_by(model, puzzles)
-    runs = measure(model, puzzles, segments=6, sigmas=[0], restarts=1, restart_segments=6)
+    runs = measure(model, puzzles, segments=6, sigmas=[0.0], restarts=1, restart_segments=6)
     assert runs.basin_solved.all()  # each is solved at the segment whose answer is its label
     np.testing.assert_array_equal(runs.basin_final[:, 0, 0], runs.solved[:, -1])
     assert 0 < int(runs.basin_final.sum()) < 6
@@ -120,7 +121,7 @@ def test_outcome_and_growth_come_from_the_evaluated_trajectory(settings):
     scores = evaluate(model, puzzles, segments=range(1, 7), batch_size=10).scores
     for t in range(1, 7):
         assert float(runs.solved.sel(segment=t).mean()) == scores[t]["exact_accuracy"].value
-    np.testing.assert_array_equal(runs.solved[np.arange(10), np.arange(10) % 6], True)
+    np.testing.assert_array_equal(runs.solved.values[np.arange(10), np.arange(10) % 6], True)
     np.testing.assert_array_equal(runs.answer, solve(model, puzzles, segments=4).tokens)  # budget 4
     table = lyapunov_spectrum(model, puzzles.batch(), segments=6, exponents=2)
     np.testing.assert_allclose(runs.growth, table.growth, rtol=1e-4, atol=1e-4)
@@ -312,25 +313,26 @@ def test_what_is_no_measurement_is_refused(tmp_path, kind):
 
 
 def test_memory_is_that_of_one_block(tmp_path):
-    """A million puzzles of 128 segments are a gigabyte; two blocks of 8 are next to nothing."""
-    n, attrs = 1_000_000, {"format": FORMAT, "plan": "{}", "model_hash": "m", "data_hash": "d"}
-    blocks = [slice(0, 8), slice(8, 16), slice(16, n)]
+    """A million puzzles of 128 segments are a gigabyte; a block of 4096 is 4 MB."""
+    n, size, attrs = 1_000_000, 4096, {"format": FORMAT, "plan": "{}", "model_hash": "m", "data_hash": "d"}
 
     def measure_block(block):
-        if block.stop == n:
+        if block.start == 2 * size:
             raise KeyboardInterrupt
         index = np.arange(block.start, block.stop)
-        table = np.ones((8, 128)) * index[:, None]
-        return xr.Dataset({"x": (("puzzle", "segment"), table)}, {"puzzle": index})
+        return xr.Dataset(
+            {"x": (("puzzle", "segment"), np.ones((size, 128)) * index[:, None])}, {"puzzle": index}
+        )
 
     tracemalloc.start()
     with pytest.raises(KeyboardInterrupt):
-        stream(tmp_path / "r.zarr", blocks, measure_block, attrs)
+        stream(tmp_path / "r.zarr", blocks(n, size), measure_block, attrs)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
     runs = open_measurement(tmp_path / "r.zarr")
-    np.testing.assert_array_equal(runs.x[:, 0], np.arange(16))
+    np.testing.assert_array_equal(runs.x[:, 0], np.arange(2 * size))
+    np.testing.assert_array_equal(runs.puzzle, np.arange(2 * size))
     assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) < 10e6
 
 

@@ -79,13 +79,12 @@ def _create(path: Path, first: xr.Dataset, total: int) -> None:
     """A file with the first block in it, `total` puzzles long, in chunks of one block."""
     first = first.assign(measured=("puzzle", np.ones(first.sizes["puzzle"], bool), {"units": "1"}))
     along = [str(name) for name in first.variables if "puzzle" in first[name].dims]
-    encoding = {name: {"chunks": first[name].shape} for name in along}
+    encoding = {name: {"chunks": (total,) if name == "puzzle" else first[name].shape} for name in along}
     with written_whole(path) as beside:
         first.to_zarr(beside, mode="w", consolidated=False, encoding=encoding)
-        group = zarr.open_group(beside, mode="r+")
+        group: Any = zarr.open_group(beside, mode="r+")
         for name in along:  # a longer array costs nothing until it is written to
-            array: Any = group[name]
-            array.resize((total, *array.shape[1:]))
+            group[name].resize((total, *group[name].shape[1:]))
         group["puzzle"][:] = np.arange(total)  # xarray never writes the axis of a region
 
 

@@ -18,6 +18,8 @@ from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity, percent, rate, share, zero_bound
 from loopscope.reports.tables import escape, fates, restart_rates
 
+UNDECIDED = "Undecided"  # how every verdict begins that the numbers do not allow
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -52,14 +54,14 @@ def fate_finding(table: FateTable | None) -> Finding | None:
     if wrong == 0:
         return Finding("No failure to classify", "every puzzle was solved, so the fate of failures is NaN.")
     if table.threshold.reason or table.threshold.separation <= _single_peak(right + wrong):
-        return Finding("Undecided whether failures settle or wander", _no_cut(table))
+        return Finding(f"{UNDECIDED} whether failures settle or wander", _no_cut(table))
     interval = table.settled_among_wrong
     counts = f"{settled} of {wrong} failures settled ({share(interval)})"
     if settled == 0:
         counts = f"0 of {wrong} failures settled (upper bound {percent(zero_bound(wrong))} %)"
     successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
-    verdict = "Undecided whether failures settle or wander"
+    verdict = f"{UNDECIDED} whether failures settle or wander"
     if interval.high < 0.5:
         verdict = "Failures wander"
     elif interval.low > 0.5:
@@ -92,7 +94,7 @@ def exponent_finding(numbers: dict[str, Quantity]) -> Finding | None:
         return None
     if math.isnan(area.value):
         return Finding("The exponent separates nothing here", f"AUC is NaN, {area.note}.")
-    verdict = "Undecided whether the exponent goes with success"
+    verdict = f"{UNDECIDED} whether the exponent goes with success"
     if area.low > 0.5:
         strength = "almost separates" if area.low > 0.95 else "goes with"
         verdict = f"A low exponent {strength} {'success and failure' if area.low > 0.95 else 'success'}"
@@ -158,7 +160,7 @@ def time_finding(m: Measurement) -> Finding | None:
     end = m.solved[:, -1]
     gained, lost = int((end & ~m.correct).sum()), int((~end & m.correct).sum())
     p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    verdict = "Undecided whether more time helps"
+    verdict = f"{UNDECIDED} whether more time helps"
     if p < 0.05:
         verdict = "More time helps" if gained > lost else "More time harms"
     pace = str(rate(found))
@@ -166,6 +168,8 @@ def time_finding(m: Measurement) -> Finding | None:
         f"from segment {m.budget} to {m.stop}, {gained} puzzles were gained and {lost} lost (exact McNemar p "
         f"= {p:.2g}). {found.events} of {found.n} puzzles never solved before were solved then, {pace}"
     )
+    if found.events < 2:
+        return Finding(verdict, f"{text}.")
     if found.exponential:
         return Finding(verdict, f"{text}; the data do not contradict a constant rate.")
     direction = "falls" if found.trend < 0 else "rises"
@@ -191,25 +195,24 @@ def restart_finding(m: Measurement) -> Finding | None:
     hits = m.restarts("basin_solved")[wrong][:, kicks]
     never = wilson(int((~hits.any(axis=(1, 2))).sum()), int(wrong.sum()))
     K = m.data.sizes["restart"]
+    picked = f" (the best of {len(kicks)} sizes, chosen afterwards)" if len(kicks) > 1 else ""
+    still = f", {plain} without a kick" if plain is not None else ""
     text = (
         f"of {int(wrong.sum())} failures of the plain start, {best} were solved by the best of {K} restarts "
-        f"at sigma {float(sigmas[chosen]):g} (the best of {len(kicks)} sizes, chosen afterwards), {single} "
-        "by one restart"
-        + (f", {plain} without a kick" if plain is not None else "")
-        + f"; {share(never)} by none at any size. "
-        f"{K} restarts cost {K} times as much."
+        f"at sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}; {share(never)} by none "
+        f"at any size. {K} restarts cost {K} times as much."
     )
     return Finding(_kick_verdict(best, plain), text)
 
 
 def _kick_verdict(best: Quantity, plain: Quantity | None) -> str:
     if plain is not None and best.low <= plain.high:
-        return "Undecided whether kicks free failures"
+        return f"{UNDECIDED} whether kicks free failures"
     if best.low > 0.5:
         return "Kicks free most failures"
     if best.high < 0.5:
         return "Most failures withstand the kicks"
-    return "Undecided whether kicks free most failures"
+    return f"{UNDECIDED} whether kicks free most failures"
 
 
 def halt_finding(numbers: dict[str, Quantity]) -> Finding | None:
@@ -231,7 +234,11 @@ def answer(m: Measurement) -> str:
     solved = share(wilson(int(m.correct.sum()), m.n))
     what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
     fate = fate_finding(fates(m))
-    return what if fate is None else f"{what} {fate.verdict}: {fate.evidence.split('. ')[0].rstrip('.')}."
+    if fate is None:
+        return what
+    if fate.verdict.startswith(UNDECIDED):
+        return f"{what} {fate.verdict}."
+    return f"{what} {fate.verdict}: {fate.evidence.split('. ')[0].rstrip('.')}."
 
 
 def mcnemar(a: Measurement, b: Measurement) -> str | None:
