@@ -175,6 +175,16 @@ def test_measures_in_float32_and_gives_the_dtype_back():
     assert model.dtype == torch.bfloat16
 
 
+def test_a_detached_map_has_growth_minus_infinity():
+    class Detached(Approach):
+        def segment(self, z, ctx):
+            return super().segment(z, ctx).detach()
+
+    runs = measure(Detached(0.7), tiny_puzzles(2), segments=2, exponents=2)
+    assert np.isneginf(runs.growth).all()
+    np.testing.assert_array_equal(runs.solved, measure(Approach(0.7), tiny_puzzles(2), segments=2).solved)
+
+
 # -- the file
 
 

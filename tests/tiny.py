@@ -22,7 +22,7 @@ def tiny_puzzles(count: int = 10, givens: int = 6) -> PuzzleSet:
 
 
 def tiny_model(arch: str = "trm", **settings: Any) -> RecursiveModel:
-    """A random model for them; 24,802 parameters, 4 segments of training budget."""
+    """A random model for them, heads included; 24,802 parameters, 4 segments of training budget."""
     given = {
         "seq_len": 16,
         "vocab_size": 6,
@@ -37,7 +37,9 @@ def tiny_model(arch: str = "trm", **settings: Any) -> RecursiveModel:
         "halt_max_steps": 4,
         "forward_dtype": "float32",
     }
-    return build_model(ModelSettings(arch=arch, **(given | settings)), seed=0)
+    model = build_model(ModelSettings(arch=arch, **(given | settings)), seed=0)
+    torch.nn.init.normal_(model.q_head.weight, generator=torch.Generator().manual_seed(0))
+    return model
 
 
 class Readout(NamedTuple):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from loopscope.cli import app, options
 
 MODEL, PUZZLES = "sudoku9-cpu", "sudoku9-demo"
+PLAN: dict[str, Any] = {"segments": 64, "exponents": 2, "sigmas": [0.3, 1.0], "restarts": 3, "batch_size": 16}
 
 
 @app.command()
@@ -21,31 +23,38 @@ def demo(
 ) -> None:
     """Measure the shipped model on the shipped puzzles and write demo/report.html.
 
+    An interrupted demo goes on where it stopped; one with other settings replaces the earlier one.
+
     \b
     loopscope demo
     loopscope demo --out somewhere
     loopscope demo --limit 16
     """
-    from loopscope.dynamics.measure import measure
     from loopscope.reports.html import report
     from loopscope.reports.tables import headline
 
-    started = time.monotonic()
+    started, path = time.monotonic(), out / "demo.zarr"
     puzzles = options.read_data(PUZZLES, limit)
     network = options.load_model(MODEL)
-    options.console.print(f"measuring {MODEL} on {len(puzzles)} puzzles: orbits, exponents, restarts ...")
-    runs = measure(
-        network,
-        puzzles,
-        segments=64,
-        exponents=2,
-        sigmas=[0.3, 1.0],
-        restarts=3,
-        batch_size=16,
-        seed=seed,
-        out=out / "demo.zarr",
-        progress=True,
-    )
+    options.say(f"measuring {MODEL} on {len(puzzles)} puzzles: orbits, exponents, restarts ...")
+    try:
+        runs = measured(network, puzzles, path, seed)
+    except KeyboardInterrupt:
+        raise options.interrupted(path, len(puzzles)) from None
     page = report(runs, out / "report.html")
-    options.table("what the demo found", ["", "value"], [list(row) for row in headline(runs)])
-    options.console.print(f"\n{time.monotonic() - started:.0f} s; the page: {page}")
+    options.table("", ["what the demo found", "value and 95 % interval"], headline(runs), left=2)
+    options.say(f"\n{time.monotonic() - started:.0f} s; the page: {page}")
+
+
+def measured(network: Any, puzzles: Any, path: Path, seed: int) -> Any:
+    """The measurement of the demo; an earlier one of other settings at its place is removed."""
+    from loopscope.dynamics.measure import OtherMeasurement, measure
+
+    def run() -> Any:
+        return measure(network, puzzles, **PLAN, seed=seed, out=path, progress=options.show_progress())
+
+    try:
+        return run()
+    except OtherMeasurement:
+        shutil.rmtree(path)
+        return run()

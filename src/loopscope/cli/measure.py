@@ -38,33 +38,39 @@ def measure(
     """Measure how a model thinks: drift, exponents, escape far beyond the budget, restarts.
 
     \b
-    loopscope measure sudoku9-cpu --data sudoku9-demo --segments 64 --exponents 2 --out demo.zarr
-    loopscope measure RUN --data test.csv.gz --limit 512 --sigmas 0.1,0.3,1 --restarts 8 --out RUN.zarr
+    loopscope measure sudoku9-cpu --data sudoku9-demo --exponents 2 --out RUN.zarr
+    loopscope measure RUN --data test.csv.gz --segments 128 --out RUN.zarr
+    loopscope measure RUN --data test.csv.gz --sigmas 0.1,0.3,1 --out RUN.zarr
     loopscope report RUN.zarr --out report.html
     """
     from loopscope.dynamics.measure import measure as run
 
     if out.suffix != ".zarr":
         raise UserError(f"--out {out}: expected a name that ends in .zarr.")
+    kicks = options.parse_numbers(sigmas, float, "--sigmas")
     puzzles = options.read_data(data, limit, skip_invalid)
     network = options.load_model(model, known)
-    runs = run(
-        network,
-        puzzles,
-        segments=segments,
-        exponents=exponents,
-        exponent_segments=exponent_segments,
-        sigmas=options.parse_numbers(sigmas, float, "--sigmas"),
-        restarts=restarts,
-        restart_segments=restart_segments,
-        reorth=reorth,
-        batch_size=batch_size,
-        seed=seed,
-        out=out,
-        progress=options.show_progress(),
+    try:
+        runs = run(
+            network,
+            puzzles,
+            segments=segments,
+            exponents=exponents,
+            exponent_segments=exponent_segments,
+            sigmas=kicks,
+            restarts=restarts,
+            restart_segments=restart_segments,
+            reorth=reorth,
+            batch_size=batch_size,
+            seed=seed,
+            out=out,
+            progress=options.show_progress(),
+        )
+    except KeyboardInterrupt:
+        raise options.interrupted(out, len(puzzles)) from None
+    budget = min(int(runs.attrs["budget"]), runs.sizes["segment"])
+    solved = int(runs["solved"].sel(segment=budget).sum())
+    options.say(
+        f"{solved} of {runs.sizes['puzzle']} puzzles solved after {budget} segments; written to {out}"
     )
-    solved = runs["solved"].isel(segment=min(int(runs.attrs["budget"]), runs.sizes["segment"]) - 1)
-    options.console.print(
-        f"{runs.sizes['puzzle']} puzzles, {int(solved.sum())} solved within the budget; written to {out}\n"
-        f"next: loopscope report {out} --out report.html"
-    )
+    options.say(f"next: loopscope report {out} --out report.html")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from loopscope.cli import app, options
+from loopscope.errors import UserError
 
-models = typer.Typer(help="List, describe and convert models.", no_args_is_help=True, rich_markup_mode="rich")
+models = typer.Typer(help="List, describe and convert models.", rich_markup_mode="rich")
 app.add_typer(models, name="models")
+SHORT = 16  # characters of a hash that are shown
 
 
 @models.command("list")
@@ -20,10 +22,15 @@ def list_models() -> None:
     \b
     loopscope models list
     """
-    from loopscope.models.load import list_shipped
+    from loopscope.models.load import describe, list_shipped
 
-    for name, summary in list_shipped():
-        options.console.print(f"[bold]{name}[/bold]  {summary}")
+    shown = {name: describe(options.load_model(name)) for name in list_shipped()}
+    keys = ["arch", "parameters", "cells", "schedule", "budget"]
+    rows = [[name, *(options.number(facts[key]) for key in keys)] for name, facts in shown.items()]
+    if rows:
+        options.table("", ["name", *keys], rows)
+    else:
+        options.say("no models come with this copy of the package")
 
 
 @models.command()
@@ -32,12 +39,15 @@ def info(model: options.Model, known: options.Known = None) -> None:
 
     \b
     loopscope models info sudoku9-cpu
-    loopscope models info checkpoints/step_65100 --set L_cycles=6 --set H_cycles=3 --set num_heads=8
+    loopscope models info step_65100 --set L_cycles=6 --set num_heads=8
     """
     from loopscope.models.load import describe
 
-    rows = [[key, str(value)] for key, value in describe(options.load_model(model, known)).items()]
-    options.table(model, ["", ""], rows)
+    facts = describe(options.load_model(model, known))
+    rows = [
+        [key.replace("_", " "), in_words(key, value)] for key, value in facts.items() if value is not None
+    ]
+    options.table(model, ["", ""], rows, left=2)
 
 
 @models.command()
@@ -55,16 +65,24 @@ def convert(
     loopscope models convert checkpoints/step_65100 my-model
     loopscope models convert runs/sudoku9 official-folder --to official
     """
-    from loopscope.errors import UserError
     from loopscope.models.folder import save_model
     from loopscope.models.official import save_official
 
     if to not in ("loopscope", "official"):
         raise UserError(f"--to {to}: unknown format. Choose loopscope or official.")
-    network = options.load_model(model, known)
     options.fresh(out, "folder")
+    network = options.load_model(model, known)
     if to == "official":
         save_official(network, out)
     else:
-        save_model(network, out, network.facts)
-    options.console.print(f"written to {out}")
+        save_model(network, out)
+    options.say(f"written to {out}")
+
+
+def in_words(key: str, value: Any) -> str:
+    """A fact of a model for a table."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {options.number(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " x ".join(map(options.number, value))
+    return value[:SHORT] if key.endswith("hash") else options.number(value)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from loopscope.config import parse_value
 from loopscope.errors import UserError
 
 Model = Annotated[
@@ -20,13 +20,17 @@ Model = Annotated[
 Data = Annotated[
     str, typer.Option("--data", help="Puzzle file (.csv, .csv.gz) or the name of shipped puzzles.")
 ]
-Limit = Annotated[int | None, typer.Option(help="Take the first N puzzles only.")]
+Limit = Annotated[int | None, typer.Option(help="Take the first N puzzles only.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Puzzles per batch; bounds the memory.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Known = Annotated[
     list[str] | None, typer.Option("--set", help="A setting the checkpoint does not tell: --set L_cycles=6.")
 ]
 SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty rows out and say how many.")]
+Noise = Annotated[
+    float, typer.Option(help="Size of the kick of a restart, in deviations of the start.", min=0)
+]
+Select = Annotated[str, typer.Option(help="Which restart answers: halt, residual, majority or verified.")]
 
 console = Console(highlight=False)
 
@@ -45,17 +49,25 @@ def load_model(source: str, known: list[str] | None = None, dtype: str | None = 
 
     from loopscope.models.load import load
 
+    settings = parse_known(known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load(source, dtype=dtype, device=device, **parse_known(known))
+    return load(source, dtype=dtype, device=device, **settings)
 
 
 def parse_known(known: list[str] | None) -> dict[str, Any]:
-    """`KEY=VALUE` options as a dictionary."""
-    pairs = [item.partition("=") for item in known or []]
-    for key, equals, _ in pairs:
+    """`KEY=VALUE` options as a dictionary of model settings."""
+    from loopscope.config import ModelSettings, parse_value
+    from loopscope.registry import did_you_mean
+
+    settings = {}
+    for item in known or []:
+        key, equals, value = item.partition("=")
         if not equals:
-            raise UserError(f"--set {key}: expected KEY=VALUE, for example --set L_cycles=6.")
-    return {key: parse_value(value) for key, _, value in pairs}
+            raise UserError(f"--set {item}: expected KEY=VALUE, for example --set L_cycles=6.")
+        if key not in ModelSettings.model_fields:
+            raise UserError(f"--set {item}: unknown setting. {did_you_mean(key, ModelSettings.model_fields)}")
+        settings[key] = parse_value(value)
+    return settings
 
 
 def parse_numbers(text: str, kind: type, option: str) -> list[Any]:
@@ -63,19 +75,26 @@ def parse_numbers(text: str, kind: type, option: str) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
+        example = "16,64" if kind is int else "0.3,1"
         raise UserError(
-            f"{option} {text}: expected numbers with commas between, for example {option} 16,64."
+            f"{option} {text}: expected numbers with commas between, as in {option} {example}."
         ) from None
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table that fits 80 columns; numbers to the right."""
-    console.print(f"[bold]{escape(title)}[/bold]")
-    grid = Table(box=None, pad_edge=False)
+def say(text: str, style: str = "") -> None:
+    """A line as it is: never wrapped, no markup, in `style` on a terminal."""
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table that fits the width; the first `left` columns to the left, the others to the right."""
+    if title:
+        say(title, "bold")
+    grid = Table(box=None, pad_edge=False, show_header=any(columns))
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)
 
 
@@ -84,6 +103,26 @@ def percent(estimate: Any) -> str:
     if estimate.n == 0:
         return "- (n=0)"
     return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def number(value: Any) -> str:
+    """A count with thousands marks, a large or broken number with three digits, anything else as it is."""
+    if isinstance(value, float) or (isinstance(value, int) and value >= 1e9):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def interrupted(out: Path, n: int) -> typer.Exit:
+    """Say what a measurement cut off by Ctrl-C has kept; the exit to raise."""
+    from loopscope.dynamics.measure import open_measurement
+
+    if out.exists():
+        done = open_measurement(out).sizes["puzzle"]
+        kept = f"{done} of {n} puzzles are kept in {out}; the same command goes on from there"
+    else:
+        kept = "nothing is kept, no block was complete; with a smaller --batch-size they are sooner"
+    typer.echo(kept, err=True)
+    return typer.Exit(130)
 
 
 def show_progress() -> bool:

@@ -24,5 +24,4 @@ def report(
     """
     from loopscope.reports.html import report as write
 
-    path = write(list(runs), out)
-    options.console.print(f"written to {path}")
+    options.say(f"written to {write(list(runs), out)}")

@@ -8,6 +8,12 @@ import typer
 
 from loopscope.cli import app, options
 
+STORY = """\
+x' = 4x(1 - x) until it comes within 0.04 of the solution s; then x closes in
+on s by half a step. A puzzle is solved when it is captured; until then its
+orbit is chaotic and keeps no memory.
+"""
+
 
 @app.command()
 def toy(
@@ -22,27 +28,25 @@ def toy(
     loopscope toy --segments 64
     loopscope toy --puzzles 100000 --seed 1
     """
+    import numpy as np
+
     from loopscope.dynamics.toys import run_toy, toy_checks
 
     run = run_toy(n, segments, seed)
-    options.console.print(
-        "x' = 4x(1 - x) until it comes within 0.04 of the solution s, then x closes in on s by half a step.\n"
-        "A puzzle is solved when it is captured; until then its orbit is chaotic and keeps no memory.\n"
-    )
+    options.say(STORY)
     checks = toy_checks(run)
     rows = [
         [c.name, f"{c.expected:.5f}", f"{c.obtained:.5f}", f"{c.tolerance:.1g}", "ok" if c.passed else "FAIL"]
         for c in checks
     ]
     options.table(
-        f"{n} puzzles, {segments} segments, seed {seed}", ["", "exact", "measured", "4 s.e.", ""], rows
+        f"{n} puzzles, {segments} segments, seed {seed}", ["", "exact", "measured", "tolerance", ""], rows
     )
-    solved = run.solved.values[:, -1]
-    medians = [run.ftle.values[group, 0] for group in (solved, ~solved)]
-    names = ["solved", "not solved"]
+    ftle, solved = run.ftle.values[:, 0], run.solved.values[:, -1]
+    groups = {"solved": ftle[solved], "not solved": ftle[~solved]}
     rows = [
-        [name, str(len(values)), f"{sorted(values)[len(values) // 2]:+.3f}" if len(values) else "-"]
-        for name, values in zip(names, medians, strict=True)
+        [name, str(len(group)), f"{np.median(group):+.3f}" if len(group) else "-"]
+        for name, group in groups.items()
     ]
     options.table("\nfinite-time Lyapunov exponent, nats per segment", ["", "n", "median"], rows)
     if not all(c.passed for c in checks):

@@ -28,28 +28,31 @@ def train(
 
     \b
     loopscope train sudoku6-cpu --out runs/sudoku6
-    loopscope train sudoku9-cpu "data.path=[a.csv.gz,b.csv.gz]" train.lr=1e-3 --out runs/sudoku9
+    loopscope train sudoku9-cpu data.path=\\[a.csv,b.csv] train.lr=1e-3 --out runs/b
+    loopscope train sudoku9-cpu train.steps=4000 --dry-run
     loopscope train --resume runs/sudoku9
     """
-    from loopscope.training import run as training
+    words = [word for word in (recipe, *(overrides or [])) if word]
+    if resume is not None and (dry_run or out is not None):
+        raise UserError(f"--resume {resume}: goes with neither --out nor --dry-run. Leave those out.")
+    if resume is None and not words:
+        from loopscope.config import recipe_names
 
-    words = [w for w in (recipe, *(overrides or [])) if w]
+        raise UserError(f"no recipe given. Choose one of {', '.join(recipe_names())}, or a yaml file.")
+    if dry_run:
+        print_plan(words[0], words[1:])
+        return
+    from loopscope.training.run import train as run
+
+    progress = options.show_progress()
     if resume is not None:
-        path = training.train(
-            None, resume, overrides=words, resume=True, on_eval=validation_scores, progress=True
-        )
+        path = run(None, resume, overrides=words, resume=True, on_eval=validation_scores, progress=progress)
+    elif out is not None:
+        path = run(words[0], out, overrides=words[1:], on_eval=validation_scores, progress=progress)
     else:
-        if not words:
-            from loopscope.config import recipe_names
-
-            raise UserError(f"no recipe given. Choose one of {', '.join(recipe_names())}, or a yaml file.")
-        if dry_run:
-            print_plan(words[0], words[1:])
-            return
-        if out is None:
-            raise UserError("--out is missing: name the run folder, for example --out runs/first.")
-        path = training.train(words[0], out, overrides=words[1:], on_eval=validation_scores, progress=True)
-    options.console.print(f"weights in {path}\nnext: loopscope eval {path.parent} --data FILE")
+        raise UserError("--out is missing. Name the run folder, for example --out runs/first.")
+    options.say(f"weights in {path}")
+    options.say(f"next: loopscope eval {path.parent} --data FILE")
 
 
 def validation_scores(puzzles: Any, settings: Any) -> Callable[[Any], Mapping[str, float]]:
@@ -69,8 +72,8 @@ def print_plan(name: str, overrides: list[str]) -> None:
     import yaml
 
     from loopscope.config import load_recipe
-    from loopscope.training import run as training
+    from loopscope.training.run import plan
 
-    plan = training.plan(load_recipe(name, overrides))
-    options.console.print(yaml.safe_dump(plan.pop("settings"), sort_keys=False))
-    options.table("cost", ["", ""], [[k, v if isinstance(v, str) else f"{v:,.4g}"] for k, v in plan.items()])
+    cost = plan(load_recipe(name, overrides))
+    typer.echo(yaml.safe_dump(cost.pop("settings"), sort_keys=False))
+    options.table("", ["", ""], [[key, options.number(value)] for key, value in cost.items()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,32 +24,35 @@ def verify(
     """
     from loopscope.dynamics.verify import verify_estimators, verify_model
 
-    checks = verify_estimators()
+    checks = []
     if model is not None:
         network = options.load_model(model, known, dtype="float32")
         checks += verify_model(network, sample_batch(network, data))
+    checks += verify_estimators()
     rows = [
         ["ok" if c.passed else "FAIL", c.name, f"{c.expected:.6g}", f"{c.obtained:.6g}", f"{c.tolerance:.1g}"]
         for c in checks
     ]
-    options.table("verification", ["", "what", "exact", "obtained", "tolerance"], rows)
+    options.table("", ["", "what", "exact", "obtained", "tolerance"], rows, left=2)
     failed = [c for c in checks if not c.passed]
     for check in failed:
-        options.console.print(f"{check.name}: {check.hint or 'outside its tolerance'}")
-    options.console.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
+        options.say(f"FAIL {check.hint or f'{check.name}: outside its tolerance'}", "red")
+    options.say(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
     if failed:
         raise typer.Exit(1)
 
 
-def sample_batch(network, data: str | None):  # type: ignore[no-untyped-def]
+def sample_batch(network: Any, data: str | None) -> Any:
     """Four puzzles to check a model on."""
     import torch
 
+    from loopscope.evaluation.subject import check_fits
     from loopscope.tasks.base import Batch
 
     if data is not None:
-        return options.read_data(data, 4).batch(network.device)
+        puzzles = options.read_data(data, 4)
+        check_fits(network, puzzles)
+        return puzzles.batch(network.device)
     s = network.settings
     tokens = torch.randint(1, s.vocab_size, (4, s.seq_len), generator=torch.Generator().manual_seed(0))
-    ids = torch.zeros(4, dtype=torch.long)
-    return Batch(tokens, ids).to(network.device)
+    return Batch(tokens, torch.zeros(4, dtype=torch.long)).to(network.device)

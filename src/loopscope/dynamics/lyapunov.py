@@ -72,8 +72,8 @@ def push(f: Callable[[Any], Any], z: Any, Q: Float[Tensor, "B N k"]) -> tuple[An
         return pair[0], flatten(pair[1])
 
     # every column returns the same image: an expanded view, of which the first copy is taken
-    images, V = vmap(along, in_dims=2, out_dims=(0, 2))(Q)
-    return rows(images, 0), V
+    images, V = vmap(along, in_dims=2)(Q)
+    return rows(images, 0), V.movedim(0, 2)
 
 
 def orthonormalise(V: Float[Tensor, "B N k"]) -> tuple[Float[Tensor, "B N k"], Float[Tensor, "B k"]]:
