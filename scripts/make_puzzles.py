@@ -3,8 +3,10 @@
     python scripts/make_puzzles.py [TRAINING_FILE ...]
 
 `sudoku6-test`: 512 puzzles of the kind the recipe `sudoku6-cpu` trains on, from another seed.
-`sudoku9-demo`: 64 puzzles for the demo, half of them solved by propagation alone (rating 0) and half
-needing search, drawn without looking at any model. Both are checked, up to symmetry, against the
+`sudoku9-demo`: 64 puzzles for the demo, a fixed number in each of three bands of our own rating (0 is
+solved by propagation alone), so that a small model meets puzzles it solves and puzzles it does not. The
+bands were set after a look at how an early checkpoint does on them; within a band the first generated
+puzzles are taken, whatever any model makes of them. Both sets are checked, up to symmetry, against the
 puzzles the shipped models were trained on.
 """
 
@@ -23,7 +25,7 @@ from loopscope.tasks.sudoku_symmetry import overlap
 from loopscope.training.setup import training_puzzles
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "loopscope" / "assets" / "puzzles"
-DEMO_PUZZLES = 64
+DEMO_BANDS = {(0, 0): 20, (1, 4): 24, (5, 1000): 20}  # rating -> puzzles
 
 
 def main(training_files: list[str]) -> None:
@@ -38,9 +40,8 @@ def main(training_files: list[str]) -> None:
     if training_files:
         pool = without(pool, join([read_puzzles(f) for f in training_files]))
     rating = pool.facts["rating"]
-    half = DEMO_PUZZLES // 2
-    chosen = np.concatenate([np.flatnonzero(rating == 0)[:half], np.flatnonzero(rating > 0)[:half]])
-    save(pool[np.sort(chosen)], "sudoku9-demo")
+    bands = [np.flatnonzero((low <= rating) & (rating <= high))[:n] for (low, high), n in DEMO_BANDS.items()]
+    save(pool[np.sort(np.concatenate(bands))], "sudoku9-demo")
 
 
 def without(puzzles: PuzzleSet, others: PuzzleSet) -> PuzzleSet:
@@ -56,9 +57,7 @@ def save(puzzles: PuzzleSet, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.csv.gz"
     write_puzzles(puzzles, path)
-    print(
-        f"{path.name}: {len(puzzles)} puzzles, {path.stat().st_size} bytes, sha256 {puzzles.content_hash[:12]}"
-    )
+    print(f"{path.name}: {len(puzzles)} puzzles, {path.stat().st_size} bytes, {puzzles.content_hash[:12]}")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from loopscope.cli import COMMANDS, demo, main, options
+from loopscope.cli import demo, main, options
 from loopscope.dynamics import measure as measuring
 from loopscope.dynamics.measure import open_measurement
 from loopscope.models.folder import save_model
 from loopscope.models.trm import TRM
+from loopscope.provenance import provenance
 from loopscope.tasks import write_puzzles
 from tiny import tiny_model, tiny_puzzles
 
@@ -119,7 +120,10 @@ def test_as_a_module():
         ("eval model --data puzzles.csv.gz --limit none", "Invalid value for '--limit'"),
         ("eval model --data puzzles.csv.gz --limit 0", "Invalid value for '--limit'"),
         ("eval nothing --data puzzles.csv.gz", "nothing: no such model"),
-        ("eval model --data nothing.csv", "nothing.csv: no such puzzle file"),
+        (
+            "eval model --data nothing.csv",
+            "nothing.csv: no such puzzle file or shipped puzzles. Known: sudoku",
+        ),
         ("eval model --data puzzles.csv.gz --segments 1,x", "--segments 1,x: expected numbers"),
         ("eval model --data puzzles.csv.gz --segments 0", "segments=[0]: expected positive numbers"),
         ("eval model --data puzzles.csv.gz --segments ,", "segments=[]: expected positive numbers"),
@@ -391,8 +395,8 @@ def test_train_dry_run(run):
 def test_train_eval_and_resume(run):
     settings = (
         "data.generate.count=24 data.validation=8 data.generate.givens=20 model.hidden_size=16 "
-        "model.H_cycles=1 model.L_cycles=1 train.steps=2 train.batch_size=4 train.compile=false train.micro_batch=0 "
-        "train.eval_segments=1 train.eval_every=2 train.checkpoint_every=2"
+        "model.H_cycles=1 model.L_cycles=1 train.steps=2 train.batch_size=4 train.compile=false "
+        "train.micro_batch=0 train.eval_segments=1 train.eval_every=2 train.checkpoint_every=2"
     )
     code, out, err = run(f"train sudoku6-cpu {settings} --out run")
     assert code == 0, err
@@ -413,15 +417,10 @@ def test_colours_only_for_a_terminal(place):
     assert done.stderr == ""
 
 
-def test_every_command_has_its_file():
-    assert set(COMMANDS) == {
-        "demo",
-        "train",
-        "evaluate",
-        "solve",
-        "measure",
-        "report",
-        "verify",
-        "toy",
-        "models",
-    }
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [("/x/bin/loopscope", "loopscope"), ("/x/loopscope/__main__.py", "python -m loopscope"), ("", "python")],
+)
+def test_the_record_tells_the_command_as_typed(monkeypatch, program, command):
+    monkeypatch.setattr(sys, "argv", [program, "eval", "my model"])
+    assert provenance()["command"] == f"{command} eval 'my model'"

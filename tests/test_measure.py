@@ -294,7 +294,7 @@ def test_resumed_with_another_batch_size(tmp_path, monkeypatch):
 def test_another_measurement_is_refused(tmp_path):
     model, puzzles, out = tiny_model(), tiny_puzzles(4), tmp_path / "r.zarr"
     measure(model, puzzles, segments=2, out=out)
-    measure(model, puzzles, segments=2, restarts=5, reorth="update", out=out)  # no part in it: the same
+    measure(model, puzzles, segments=2, restarts=5, seed=1, out=out)  # no part in it: the same
     with pytest.raises(OtherMeasurement, match="segments is 2 there, 3 here"):
         measure(model, puzzles, segments=3, out=out)
     with pytest.raises(OtherMeasurement, match="of another model"):

@@ -7,6 +7,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = ("loopscope", "torch", "numpy", "xarray", "zarr", "scipy")
 
@@ -17,9 +18,15 @@ def provenance() -> dict[str, str]:
         "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "command": shlex.join([sys.argv[0].rpartition("/")[2] or "python", *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _program() -> list[str]:
+    """The program as one would type it."""
+    name = Path(sys.argv[0]).name
+    return ["python", "-m", "loopscope"] if name == "__main__.py" else [name or "python"]
 
 
 def _version(name: str) -> str:

@@ -101,6 +101,7 @@ class Plan:
         """The settings that have an effect; those of exponents or restarts only where there are any."""
         idle = set() if self.exponents else {"exponent_segments", "reorth"}
         idle |= set() if self.sigmas else {"restarts", "restart_segments"}
+        idle |= set() if self.exponents or self.sigmas else {"seed"}
         return {name: value for name, value in asdict(self).items() if name not in idle}
 
 

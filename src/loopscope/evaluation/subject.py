@@ -92,7 +92,7 @@ def budget_of(system: Any) -> int | None:
 
 
 def identity(system: Any) -> dict[str, Any]:
-    """Name, hash and size of a system, for the record; an empty hash where nothing can be hashed."""
+    """Name, hash, size and place of a system, for the record; an empty hash where nothing can be hashed."""
     facts = getattr(system, "facts", {})
     kind = getattr(getattr(system, "settings", None), "arch", type(system).__name__)
     tensors = system.state_dict() if isinstance(system, nn.Module) else {}
@@ -102,8 +102,13 @@ def identity(system: Any) -> dict[str, Any]:
         "num_parameters": getattr(system, "num_parameters", None),
         "applications_per_segment": int(system.applications_per_segment),
         "budget": budget_of(system),
+        "device": _device_name(device_of(system)),
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _hash(tensors: dict[str, torch.Tensor]) -> str:

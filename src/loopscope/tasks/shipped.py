@@ -23,12 +23,9 @@ def puzzle_file(name: str | Path) -> Path:
     Raises:
         UserError: neither.
     """
-    path = Path(name)
-    shipped = shipped_puzzles()
-    if not path.exists() and str(name) in shipped:
+    path, shipped = Path(name), shipped_puzzles()
+    if path.exists():
+        return path
+    if str(name) in shipped:
         return shipped[str(name)]
-    if not path.exists():
-        raise UserError(
-            f"{name}: no such puzzle file, and no shipped puzzles of that name. {did_you_mean(str(name), shipped)}"
-        )
-    return path
+    raise UserError(f"{name}: no such puzzle file or shipped puzzles. {did_you_mean(str(name), shipped)}")
