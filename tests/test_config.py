@@ -96,7 +96,7 @@ def test_a_missing_value_is_said() -> None:
     ("overrides", "words"),
     [
         (["train.micro_batch=7"], ["micro_batch=7", "batch_size=128", "train.micro_batch"]),
-        (["train.epochs=4"], ["steps=2400", "epochs=4", "train.steps=none"]),
+        (["train.epochs=4"], ["steps=1200", "epochs=4", "train.steps=none"]),
         (["data.path=a.csv"], ["path and generate", "data.generate=none"]),
         (["data.task=maze"], ["task=maze", "data.path=FILE"]),
         (["model.arch=hrm"], ["arch=hrm", "model.H_layers"]),
