@@ -278,6 +278,25 @@ def test_fate_verdict(settled: int, verdict: str) -> None:
     assert f"{settled} of 40 failures settled" in found.evidence
 
 
+def test_failures_that_are_still_slowing_down_do_not_count_as_wandering() -> None:
+    table = tables.fates(one(settled_wrong=0))
+    level = findings.fate_finding(table, 0)
+    falling = findings.fate_finding(table, table.wandering_wrong - 1)
+    assert level.verdict == "Failures wander"
+    assert falling.verdict == "Some failures wander, most settle or are about to"
+    assert f"{table.wandering_wrong - 1} more still falls" in falling.evidence
+
+
+def test_still_falling_is_read_from_the_last_two_windows() -> None:
+    data = synthetic()
+    m = read_measurements(data)[0]
+    assert findings.still_falling(m) == 0  # the failures of the synthetic run keep their speed
+    drift = data[m.drift_name].values.copy()
+    drift[~m.correct] *= 0.8 ** np.arange(drift.shape[1])
+    slower = read_measurements(data.assign({m.drift_name: (("puzzle", "segment"), drift)}))[0]
+    assert findings.still_falling(slower) == int((~slower.correct & ~slower.settled).sum()) > 0
+
+
 def test_fate_verdict_needs_two_groups() -> None:
     """One peak of drift: Otsu still cuts, and the report must not believe it."""
     data = synthetic()

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from loopscope.dynamics.fate import FateTable
+from loopscope.dynamics.fate import WINDOW, FateTable, drift_slope
 from loopscope.evaluation.intervals import wilson
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity, percent, rate, share, zero_bound
 from loopscope.reports.tables import escape, fates, restart_rates
 
 UNDECIDED = "Undecided"  # how every verdict begins that the numbers do not allow
+SETTLING = math.log10(0.7)  # a drift that falls this much from one window to the next has not levelled off
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Finding:
 def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
     """All findings that the measurement and its `quantities` numbers allow."""
     candidates = [
-        fate_finding(fates(m)),
+        fate_finding(fates(m), still_falling(m)),
         exponent_finding(numbers),
         sign_finding(numbers),
         time_finding(m),
@@ -45,8 +46,22 @@ def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
     return [finding for finding in candidates if finding is not None]
 
 
-def fate_finding(table: FateTable | None) -> Finding | None:
-    """Whether failures settle on a wrong answer or keep wandering."""
+def still_falling(m: Measurement) -> int:
+    """Failures that have not settled yet, but whose drift still falls by 30 % in four segments."""
+    if m.late is None or m.budget < 2 * WINDOW:
+        return 0
+    slope = drift_slope(m.drift[:, : m.budget])
+    return int((slope[~m.correct & ~m.settled] < SETTLING).sum())
+
+
+def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
+    """Whether failures settle on a wrong answer or keep wandering.
+
+    Args:
+        table: settled or wandering against correct or wrong.
+        falling: of the failures above the threshold, those whose drift still falls; they do not count
+            as wandering.
+    """
     if table is None:
         return None
     settled, wrong = table.settled_wrong, table.settled_wrong + table.wandering_wrong
@@ -61,11 +76,17 @@ def fate_finding(table: FateTable | None) -> Finding | None:
         counts = f"0 of {wrong} failures settled (upper bound {percent(zero_bound(wrong))} %)"
     successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
+    level = wilson(wrong - settled - falling, wrong)
+    if falling:
+        rest = wrong - settled - falling
+        counts += f", the drift of {falling} more still falls, that of {rest} stays level"
     verdict = f"{UNDECIDED} whether failures settle or wander"
-    if interval.high < 0.5:
+    if level.low > 0.5:
         verdict = "Failures wander"
     elif interval.low > 0.5:
         verdict = "Failures settle"
+    elif falling and level.high < 0.5:
+        verdict = "Some failures wander, most settle or are about to"
     return Finding(verdict, f"{counts}.{successes}{gap}")
 
 
@@ -233,7 +254,7 @@ def answer(m: Measurement) -> str:
     """The sentences under the title: how much is solved, and what becomes of the rest."""
     solved = share(wilson(int(m.correct.sum()), m.n))
     what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
-    fate = fate_finding(fates(m))
+    fate = fate_finding(fates(m), still_falling(m))
     if fate is None:
         return what
     if fate.verdict.startswith(UNDECIDED):
