@@ -304,10 +304,8 @@ def _attributes(model: Any, puzzles: PuzzleSet, plan: Plan) -> dict[str, Any]:
     with exact_arithmetic(device_of(model)):
         z = model.initial_state(model.encode(puzzles[:1].batch(device_of(model))))
     check_state(z)
-    if plan.exponents:
-        orthonormal_start(
-            z, plan.exponents, seed=plan.seed
-        )  # refuses more exponents than the latent has numbers
+    if plan.exponents:  # refuses more exponents than the latent has numbers
+        orthonormal_start(z, plan.exponents, seed=plan.seed)
     return {
         "format": FORMAT,
         "plan": json.dumps(plan.in_force()),
