@@ -14,7 +14,7 @@ import torch
 from loopscope.config import Recipe, validated
 from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
-from loopscope.tasks.sudoku_generate import generate
+from loopscope.tasks.sudoku.generate import generate
 from loopscope.training import checkpoint
 from loopscope.training.loop import Trainer
 from loopscope.training.setup import make_trainer, resolve, split

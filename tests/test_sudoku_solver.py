@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from loopscope.errors import UserError
 from loopscope.tasks import Sudoku, read_puzzles
-from loopscope.tasks.sudoku_generate import generate
-from loopscope.tasks.sudoku_solver import solve
+from loopscope.tasks.sudoku.generate import generate
+from loopscope.tasks.sudoku.solver import solve
 from shared import shared_path
 
 

@@ -16,7 +16,7 @@ from loopscope.config import Recipe, load_recipe, validated
 from loopscope.errors import UserError
 from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
-from loopscope.tasks.sudoku_generate import generate
+from loopscope.tasks.sudoku.generate import generate
 from loopscope.training import checkpoint, loop, plan, setup, train
 from loopscope.training.setup import split
 from small_runs import GENERATED, recipe, trainer

@@ -11,7 +11,7 @@ from torch import Tensor
 from loopscope.config import ModelSettings
 from loopscope.models import RecursiveModel, build_model
 from loopscope.tasks import PuzzleSet, Sudoku
-from loopscope.tasks.sudoku_generate import generate
+from loopscope.tasks.sudoku.generate import generate
 
 BOARD = Sudoku(2, 2)
 

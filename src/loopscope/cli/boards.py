@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopscope.evaluation.solve import Answers
-from loopscope.tasks.sudoku import FIRST_DIGIT, Sudoku
+from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 
 FRAME = "┌┬┐├┼┤└┴┘─│ \n"
 CLASH, BROKEN = "!", "*"  # a cell that breaks a rule, a given that was changed

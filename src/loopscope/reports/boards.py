@@ -9,7 +9,7 @@ import numpy as np
 
 from loopscope.reports.measurement import Measurement
 from loopscope.tasks.base import BLANK, PAD
-from loopscope.tasks.sudoku import DIGITS
+from loopscope.tasks.sudoku.board import DIGITS
 
 CELL = 20  # svg units
 SYMBOLS = {"sudoku": " " + " " + DIGITS, "maze": " # SGo", "arc": "  0123456789"}  # by token

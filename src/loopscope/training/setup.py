@@ -30,7 +30,7 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
         UserError: neither `data.path` nor `data.generate` is set, or a file is wrong.
     """
     if data.generate is not None:
-        from loopscope.tasks.sudoku_generate import generate  # loads numba
+        from loopscope.tasks.sudoku.generate import generate  # loads numba
 
         g = data.generate
         return generate(Sudoku(g.box_rows, g.box_cols), g.count, g.givens, np.random.default_rng(g.seed))

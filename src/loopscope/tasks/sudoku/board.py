@@ -229,13 +229,13 @@ class Sudoku:
         Returns:
             Two arrays (B, L) uint8.
         """
-        from loopscope.tasks.sudoku_symmetry import augment
+        from loopscope.tasks.sudoku.symmetry import augment
 
         return augment(self, inputs, labels, rng)
 
     def solutions(self, inputs: np.ndarray, limit: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """A solution of each puzzle, (B, L) uint8, and their number counted up to `limit`, (B,)."""
-        from loopscope.tasks.sudoku_solver import solve
+        from loopscope.tasks.sudoku.solver import solve
 
         return solve(self, inputs, limit)[:2]
 

@@ -22,7 +22,7 @@ from numba import njit
 
 from loopscope.errors import UserError
 from loopscope.tasks.base import BLANK, PuzzleSet
-from loopscope.tasks.sudoku import FIRST_DIGIT, Sudoku
+from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 
 MAX_CHOICES = 100_000  # column arrangements a canonical form may try; 9x9 has 1,296, 16x16 191 million
 
