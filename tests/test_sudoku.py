@@ -13,7 +13,8 @@ from scipy.stats import chisquare
 
 from loopscope.errors import UserError
 from loopscope.tasks import TASKS, PuzzleSet, Sudoku, read_puzzles, sudoku_for
-from loopscope.tasks.sudoku.symmetry import canonical_form, overlap, random_symmetry
+from loopscope.tasks.overlap import overlap
+from loopscope.tasks.sudoku.symmetry import canonical_form, random_symmetry
 from shared import shared_path
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (1, 4)]

@@ -37,6 +37,28 @@ class Batch(NamedTuple):
         return tree_map(lambda t: t.to(device, non_blocking=True), self)
 
 
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which examples make a puzzle, and which puzzles a group: one source task with all its versions.
+
+    A puzzle of Sudoku or Maze is one example; one of ARC has an example for every pair. Versions that
+    are only made when drawn share the examples of their source, so the ranges of puzzles may coincide.
+
+    Attributes:
+        first, stop: puzzle p owns the examples `first[p]` to `stop[p] - 1`, (P,) int32 each.
+        ids: identifier of every puzzle, its row of the embedding table, (P,) int32.
+        starts: group g owns the puzzles `starts[g]` to `starts[g + 1] - 1`, (G + 1,) int32.
+    """
+
+    first: np.ndarray
+    stop: np.ndarray
+    ids: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
 @dataclass(frozen=True)
 class PuzzleSet:
     """Puzzles of one task, encoded.
@@ -48,6 +70,7 @@ class PuzzleSet:
         puzzle_ids: (N,) int32.
         facts: per-puzzle facts by name (`rating`, `givens`, `source`, ...), each (N,).
         name: where they came from, for messages and provenance.
+        groups: how the rows form puzzles and groups; None when every row is a group of its own.
     """
 
     task: Task
@@ -56,12 +79,13 @@ class PuzzleSet:
     puzzle_ids: np.ndarray
     facts: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
+    groups: Groups | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> PuzzleSet:
-        """The chosen puzzles, as a set of their own."""
+        """The chosen rows, as a set of their own in which every row is a group."""
         index = index if isinstance(index, slice) else np.asarray(index)
         labels = None if self.labels is None else self.labels[index]
         facts = {k: v[index] for k, v in self.facts.items()}
@@ -114,9 +138,21 @@ class Task(Protocol):
         ...
 
     def augment(
-        self, inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        puzzle_ids: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random symmetry for every row: (B, L) arrays to (B, L) arrays, solutions staying solutions."""
+        """A random symmetry for every row: (B, L) arrays to (B, L) arrays, solutions staying solutions.
+
+        Where an identifier names a version of a puzzle (ARC), `puzzle_ids` (B,) fix that part of it;
+        other tasks do not look at them.
+        """
+        ...
+
+    def canonical(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes]:
+        """A key for every row, equal for two rows if and only if a symmetry maps one to the other."""
         ...
 
     def verify(self, inputs: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class TrainingStream:
         inputs, labels = self.puzzles.inputs[rows], self.puzzles.labels[rows]  # type: ignore[index]
         rng = np.random.default_rng([self.seed, AUGMENT, step])
         if self.augment:
-            inputs, labels = self.puzzles.task.augment(inputs, labels, rng)
+            inputs, labels = self.puzzles.task.augment(inputs, labels, rng, self.puzzles.puzzle_ids[rows])
         if (share := self.reveal_share(step)) > 0:
             inputs = reveal_givens(inputs, labels, share, rng)
         return make_batch(inputs, labels, self.puzzles.puzzle_ids[rows])

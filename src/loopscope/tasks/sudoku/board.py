@@ -218,7 +218,11 @@ class Sudoku:
     # -- search and symmetry (numba, imported on first use)
 
     def augment(
-        self, inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        puzzle_ids: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """A random symmetry for every row, the same for input and label; uniform over the whole group.
 
@@ -226,12 +230,20 @@ class Sudoku:
 
         Args:
             inputs, labels: tokens, (B, L).
+            puzzle_ids: not looked at.
         Returns:
             Two arrays (B, L) uint8.
         """
         from loopscope.tasks.sudoku.symmetry import augment
 
         return augment(self, inputs, labels, rng)
+
+    def canonical(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes]:
+        """A key for every solved puzzle; equal keys mean equal up to the whole symmetry group."""
+        from loopscope.tasks.sudoku.symmetry import canonical_form
+
+        clues, solved = canonical_form(self, inputs, labels)
+        return [c.tobytes() + s.tobytes() for c, s in zip(clues, solved, strict=True)]
 
     def solutions(self, inputs: np.ndarray, limit: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """A solution of each puzzle, (B, L) uint8, and their number counted up to `limit`, (B,)."""

@@ -17,11 +17,11 @@ from functools import lru_cache
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from numba import njit
 
 from loopscope.errors import UserError
-from loopscope.tasks.base import BLANK, PuzzleSet
+from loopscope.tasks.base import BLANK
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 
 MAX_CHOICES = 100_000  # column arrangements a canonical form may try; 9x9 has 1,296, 16x16 191 million
@@ -303,17 +303,3 @@ def canonical_form(
 def _num_column_orders(task: Sudoku) -> int:
     factorial = [1, *itertools.accumulate(range(1, task.side + 1), lambda a, b: a * b)]
     return factorial[task.box_rows] * factorial[task.box_cols] ** task.box_rows
-
-
-def overlap(a: PuzzleSet, b: PuzzleSet) -> Int[np.ndarray, "K"]:
-    """Indices of the puzzles of `b` that equal one of `a` up to symmetry (both need labels)."""
-    seen = set(_keys(a))
-    return np.array([i for i, key in enumerate(_keys(b)) if key in seen], np.int64)
-
-
-def _keys(puzzles: PuzzleSet) -> list[bytes]:
-    assert isinstance(puzzles.task, Sudoku), puzzles.task
-    if puzzles.labels is None:
-        raise UserError(f"{puzzles.name}: puzzles without labels have no canonical form. Solve them first.")
-    pairs = zip(*canonical_form(puzzles.task, puzzles.inputs, puzzles.labels), strict=True)
-    return [clues.tobytes() + solved.tobytes() for clues, solved in pairs]
