@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "puzzle_emb": {"model": {"puzzle_emb_ndim": 12}, "train": {"micro_batch": 2, "puzzle_emb_lr": 1e-2}},
     "exploration": {"model": {"halt_exploration_prob": 0.5}},
     "no_ema": {"train": {"ema": False}},
+    "muon": {"train": {"optimizer": "muon", "muon_lr": 1e-2}},
     "reveal": {"data": {"reveal": 0.5, "reveal_steps": 8}},
     "singlez": {"model": {"arch": "trm-singlez"}},
     "everything": {

@@ -14,11 +14,13 @@ import torch
 
 from loopscope.config import Recipe, load_recipe, validated
 from loopscope.errors import UserError
+from loopscope.models import build_model
 from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.sudoku.generate import generate
 from loopscope.training import checkpoint, loop, plan, setup, train
-from loopscope.training.setup import split
+from loopscope.training.optim import make_optimizers
+from loopscope.training.setup import resolve, split
 from small_runs import GENERATED, recipe, trainer
 
 # -- evaluation
@@ -120,6 +122,18 @@ def test_puzzles_without_answers(puzzles: PuzzleSet) -> None:
     bare = PuzzleSet(puzzles.task, puzzles.inputs, None, puzzles.puzzle_ids, name="bare.csv")
     with pytest.raises(UserError, match=r"bare\.csv: no answers to learn from"):
         split(recipe(), bare)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_alone(puzzles: PuzzleSet) -> None:
+    settings = recipe("muon")
+    model = build_model(resolve(settings, puzzles).model, seed=0)
+    adam, muon = make_optimizers(model, settings.train)
+    names = {p: name for name, p in model.named_parameters()}
+    taken, left = ({names[p] for g in o.param_groups for p in g["params"]} for o in (muon, adam))
+    products = [f"{where}.{part}_proj.weight" for where in ("mlp_t", "mlp") for part in ("gate_up", "down")]
+    assert taken == {f"L_level.layers.0.{product}" for product in products}
+    assert left == {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight", "q_head.bias"}
+    assert [g["base_lr"] for o in (adam, muon) for g in o.param_groups] == [settings.train.lr, 1e-2]
 
 
 def test_epochs_count_as_officially() -> None:

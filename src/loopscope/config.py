@@ -144,6 +144,10 @@ class TrainSettings(Settings):
     """Puzzles in flight over all processes (official global_batch_size)."""
     micro_batch: Whole = 0
     """Rows per forward and backward within a step; 0 takes the whole batch. Few stay in a CPU's cache."""
+    optimizer: Literal["adam_atan2", "muon"] = "adam_atan2"
+    """Of the weights; muon takes the matrices inside the blocks and leaves the rest to AdamATan2."""
+    muon_lr: Amount = 1e-3
+    """Learning rate of the matrices under muon, after warm-up; follows the schedule of `lr`."""
     lr: Amount = 1e-4
     """Learning rate after warm-up, of everything but the puzzle table."""
     lr_min_ratio: Share = 1.0

@@ -31,7 +31,7 @@ from loopscope.training import checkpoint, halting
 from loopscope.training.ema import EMA
 from loopscope.training.interrupt import asked_to_stop
 from loopscope.training.loss import segment_loss
-from loopscope.training.optim import AdamATan2, SignSGD, learning_rate
+from loopscope.training.optim import SignSGD, learning_rate, make_optimizers
 from loopscope.training.stream import TrainingStream, step_generator
 
 OnEval = Callable[[RecursiveModel], Mapping[str, float]]
@@ -78,7 +78,7 @@ class Trainer:
         self.folder = Path(folder)
         t = self.settings = recipe.train
         self.total_steps = num_steps(recipe, len(stream.puzzles))
-        self.optimizer = AdamATan2(model.parameters(), t.lr, (t.beta1, t.beta2), t.weight_decay)
+        self.optimizers = make_optimizers(model, t)
         self.table_optimizer = None
         if model.settings.puzzle_emb_ndim:
             table = model.puzzle_emb.weights
@@ -183,9 +183,11 @@ class Trainer:
         if self.table_optimizer is not None and ids is not None:
             self.table_optimizer.lr = self._rate(self.settings.puzzle_emb_lr)
             self.table_optimizer.step(ids, torch.cat(table_grads))
-        self.optimizer.param_groups[0]["lr"] = self._rate(self.settings.lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self._rate(group["base_lr"])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
 
@@ -204,7 +206,7 @@ class Trainer:
         num_rows, halted = self.steps_summed * self.settings.batch_size, int(sums["halted"])
         line = {key: sums[key] / num_rows for key in LOSSES}
         line |= {"halted": halted, **{key: sums[key] / halted if halted else math.nan for key in FINISHED}}
-        self._write_line({"kind": "train", **line, "lr": self.optimizer.param_groups[0]["lr"]})
+        self._write_line({"kind": "train", **line, "lr": self.optimizers[0].param_groups[0]["lr"]})
         self.sums.zero_()
         self.steps_summed = 0
         return line
@@ -270,8 +272,12 @@ class Trainer:
         save_model(self.model, self.folder / name, facts)
 
     def _moments(self) -> dict[str, Tensor]:
-        state = {name: self.optimizer.state[p] for name, p in self.model.named_parameters()}
-        return {f"{name}.{k}": s[k] for name, s in state.items() for k in ("m", "v") if k in s}
+        state = {name: self._state_of(p) for name, p in self.model.named_parameters()}
+        return {f"{name}.{k}": v for name, s in state.items() for k, v in s.items() if k != "step"}
+
+    def _state_of(self, p: Tensor) -> dict[str, Any]:
+        """What an optimiser keeps about a weight: AdamATan2 m, v and step, Muon momentum_buffer."""
+        return next((o.state[p] for o in self.optimizers if p in o.state), {})
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run folder.
@@ -305,10 +311,14 @@ class Trainer:
             shadow.copy_(tensors[name])
 
     def _read_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, p in self.model.named_parameters():
-            if f"{name}.m" in tensors:
-                moments = {k: tensors[f"{name}.{k}"].to(p.device) for k in ("m", "v")}
-                self.optimizer.state[p] = {"step": self.step, **moments}
+        names = {p: name for name, p in self.model.named_parameters()}
+        for optimizer in self.optimizers:
+            for p in (p for group in optimizer.param_groups for p in group["params"]):
+                start = f"{names[p]}."
+                moments = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                if moments:
+                    kept = {k: v.to(p.device) for k, v in moments.items()}
+                    optimizer.state[p] = {"step": self.step, **kept}
 
     def _read_carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         """Slots in one piece, or in several as older checkpoints keep them."""
