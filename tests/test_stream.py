@@ -29,7 +29,7 @@ def stream(count: int, batch_size: int, **options: object) -> TrainingStream:
 def test_every_pass_is_a_permutation(count: int, batch_size: int) -> None:
     source = stream(count, batch_size)
     passes = 6 * batch_size
-    drawn = np.concatenate([source.rows(step) for step in range(6 * count)]).reshape(passes, count)
+    drawn = np.concatenate([source.draw(step).rows for step in range(6 * count)]).reshape(passes, count)
     assert (np.sort(drawn, axis=1) == np.arange(count)).all()
     assert len(np.unique(drawn, axis=0)) > 1  # not the same permutation every time
 
@@ -37,7 +37,7 @@ def test_every_pass_is_a_permutation(count: int, batch_size: int) -> None:
 def test_orders_are_uniform() -> None:
     """All six orders of three puzzles, over 3000 passes."""
     source = stream(3, 3)
-    orders = np.stack([source.rows(step) for step in range(3000)]) @ [9, 3, 1]
+    orders = np.stack([source.draw(step).rows for step in range(3000)]) @ [9, 3, 1]
     _, counts = np.unique(orders, return_counts=True)
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > 1e-3

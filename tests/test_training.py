@@ -139,7 +139,7 @@ def test_muon_takes_the_matrices_of_the_blocks_alone(puzzles: PuzzleSet) -> None
 def test_epochs_count_as_officially() -> None:
     """models.md section 5: 1000 puzzles, 50k epochs, batch 768 make 65,104 steps."""
     official = recipe(train={"steps": None, "epochs": 50_000, "batch_size": 768})
-    assert loop.num_steps(official, 1000) == 65_104
+    assert loop.num_steps(official, 1000.0) == 65_104
 
 
 @pytest.mark.parametrize(("name", "said"), [("mps", "float64"), ("tpu", "expected auto, cpu or cuda")])

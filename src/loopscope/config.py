@@ -228,6 +228,10 @@ class DataSettings(Settings):
     """Make the puzzles instead of reading `path`."""
     augmentations: bool = True
     """Draw a fresh random symmetry for every puzzle, every time."""
+    order: Literal["passes", "official"] = "passes"
+    """Of the examples: seeded passes that lose none, or that of the official loader, which drops some."""
+    epochs_per_iter: Count = 1
+    """Passes that the official order runs into one another; officially the evaluation interval."""
     validation: Whole = 512
     """Training puzzles held out to watch the run and choose `best`; never test puzzles."""
     reveal: Share = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -91,15 +91,34 @@ class PuzzleSet:
         facts = {k: v[index] for k, v in self.facts.items()}
         return PuzzleSet(self.task, self.inputs[index], labels, self.puzzle_ids[index], facts, self.name)
 
+    def only_groups(self, chosen: np.ndarray) -> PuzzleSet:
+        """The chosen groups. Rows of a set with groups stay where they are: only the groups are fewer."""
+        if self.groups is None:
+            return self[chosen]
+        g = self.groups
+        puzzles = np.concatenate([np.arange(*g.starts[[c, c + 1]]) for c in chosen] or [chosen])
+        starts = np.concatenate([[0], np.cumsum(np.diff(g.starts)[chosen])]).astype(np.int32)
+        fewer = Groups(g.first[puzzles], g.stop[puzzles], g.ids[puzzles], starts)
+        return replace(self, groups=fewer)
+
+    @property
+    def examples_per_pass(self) -> float:
+        """Examples of a pass, one puzzle of every group, as the official code counts them: by the mean."""
+        if self.groups is None:
+            return float(len(self))
+        return len(self.groups) * float((self.groups.stop - self.groups.first).mean())
+
     def batch(self, device: torch.device | str = "cpu") -> Batch:
         """All puzzles of the set as one batch of tensors."""
         return make_batch(self.inputs, self.labels, self.puzzle_ids, device)
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 over task name, inputs and labels: two sets with equal hashes hold equal puzzles."""
-        labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
-        return sha256(self.task.name.encode(), np.ascontiguousarray(self.inputs).tobytes(), labels)
+        """sha256 over task name, inputs, labels and groups: sets with equal hashes hold equal puzzles."""
+        g = self.groups
+        arrays = [self.inputs, self.labels] + ([] if g is None else [g.first, g.stop, g.ids, g.starts])
+        kept = (np.ascontiguousarray(a).tobytes() for a in arrays if a is not None)
+        return sha256(self.task.name.encode(), *kept)
 
 
 def make_batch(

@@ -77,7 +77,7 @@ class Trainer:
         self.recipe, self.model, self.stream, self.on_eval = recipe, model, stream, on_eval
         self.folder = Path(folder)
         t = self.settings = recipe.train
-        self.total_steps = num_steps(recipe, len(stream.puzzles))
+        self.total_steps = num_steps(recipe, stream.puzzles.examples_per_pass)
         self.optimizers = make_optimizers(model, t)
         self.table_optimizer = None
         if model.settings.puzzle_emb_ndim:
@@ -341,7 +341,7 @@ class Trainer:
             write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= self.step))
 
 
-def num_steps(recipe: Recipe, num_puzzles: int) -> int:
+def num_steps(recipe: Recipe, examples_per_pass: float) -> int:
     """Optimiser steps of a run: given, or from epochs as the official code counts them.
 
     Raises:
@@ -354,10 +354,10 @@ def num_steps(recipe: Recipe, num_puzzles: int) -> int:
         raise UserError(
             "neither train.steps nor train.epochs is set. Add one, for example train.steps=20000."
         )
-    steps = int(t.epochs * num_puzzles / t.batch_size)
+    steps = int(t.epochs * examples_per_pass / t.batch_size)
     if steps == 0:
         raise UserError(
-            f"train.epochs={t.epochs} over {num_puzzles} puzzles is less than one step of "
+            f"train.epochs={t.epochs} over {examples_per_pass:g} examples is less than one step of "
             f"train.batch_size={t.batch_size}. Raise train.epochs."
         )
     return steps

@@ -13,6 +13,7 @@ from loopscope.errors import UserError
 from loopscope.models import RecursiveModel, build_model
 from loopscope.tasks import PuzzleSet
 from loopscope.training.loop import OnEval, num_steps
+from loopscope.training.order import groups_of
 from loopscope.training.setup import make_trainer, pick_device, resolve, split, training_puzzles
 
 # Makes the function that scores a model from the held-out puzzles and the settings of the run.
@@ -24,6 +25,7 @@ def train(
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
+    puzzles: PuzzleSet | None = None,
     resume: bool = False,
     on_eval: EvalFactory | None = None,
     progress: bool = True,
@@ -36,6 +38,7 @@ def train(
             settings the run began with.
         out: run folder: a new one, or with `resume` the one to go on with.
         overrides: `key.path=value` changes to the recipe.
+        puzzles: train on these, of any task, instead of those the recipe names.
         resume: go on from the newest checkpoint of `out`.
         on_eval: gets the held-out puzzles and the train settings, returns the function that scores a
             model; its `exact_accuracy` chooses `best/`. None evaluates nothing.
@@ -49,7 +52,7 @@ def train(
     out = Path(out)
     target = pick_device(device)
     settings = _settings(recipe, out, overrides, resume)
-    puzzles = training_puzzles(settings.data)
+    puzzles = training_puzzles(settings.data) if puzzles is None else puzzles
     learn, held_out = split(settings, puzzles)
     settings = resolve(settings, puzzles)
     score = on_eval(held_out, settings.train) if on_eval is not None and len(held_out) else None
@@ -96,11 +99,11 @@ def plan(recipe: Recipe, puzzles: PuzzleSet | None = None) -> dict[str, Any]:
     recipe = resolve(recipe, puzzles)
     with torch.device("meta"):  # shapes without memory
         model = build_model(recipe.model)
-    steps, slots = num_steps(recipe, len(learn)), recipe.train.batch_size
+    steps, slots = num_steps(recipe, learn.examples_per_pass), recipe.train.batch_size
     return {
         "settings": recipe.model_dump(),
         "parameters": model.num_parameters,
-        "training puzzles": len(learn),
+        "training puzzles": len(groups_of(learn)),
         "validation puzzles": len(held_out),
         "slots": slots,
         "applications per segment": model.applications_per_segment,

@@ -18,6 +18,7 @@ from loopscope.models import build_model
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles
 from loopscope.tasks.base import join
 from loopscope.training.loop import OnEval, Trainer
+from loopscope.training.order import OfficialOrder, groups_of
 from loopscope.training.stream import TrainingStream, split_validation
 
 log = logging.getLogger("loopscope")
@@ -39,7 +40,7 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
         raise UserError(
             "data.path is not set. Name the training puzzles: data.path=FILE.csv.gz or data.path=[A,B]."
         )
-    return join([read_puzzles(p, task=data.task) for p in paths])
+    return join([read_puzzles(p, task=data.task, split="train") for p in paths])
 
 
 def split(recipe: Recipe, puzzles: PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:
@@ -51,10 +52,10 @@ def split(recipe: Recipe, puzzles: PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:
     if puzzles.labels is None:
         raise UserError(f"{puzzles.name}: no answers to learn from. Add a column `answer`.")
     train, held_out = split_validation(puzzles, recipe.data.validation, recipe.train.seed)
-    if not len(train):
+    if not len(groups_of(train)):
         raise UserError(
-            f"data.validation={recipe.data.validation} leaves nothing of {len(puzzles)} puzzles to train on. "
-            "Lower it or add puzzles."
+            f"data.validation={recipe.data.validation} leaves nothing of {len(groups_of(puzzles))} puzzles "
+            "to train on. Lower it or add puzzles."
         )
     return train, held_out
 
@@ -70,7 +71,7 @@ def resolve(recipe: Recipe, puzzles: PuzzleSet) -> Recipe:
     for key, size in sizes.items():
         if (named := getattr(recipe.model, key)) not in (0, size):
             raise UserError(f"model.{key}={named}, but {puzzles.name} has {size}. Set model.{key}=0.")
-    ids = int(puzzles.puzzle_ids.max(initial=0)) + 1
+    ids = int(groups_of(puzzles).ids.max(initial=0)) + 1
     sizes["num_puzzle_identifiers"] = max(ids, recipe.model.num_puzzle_identifiers)
     model = validated(ModelSettings, {**recipe.model.model_dump(), **sizes})
     return recipe.model_copy(update={"model": model})
@@ -101,10 +102,14 @@ def make_trainer(
             )
         else:
             model.compile_blocks()
+    order = None
+    if d.order == "official":
+        order = OfficialOrder(groups_of(train), t.batch_size, t.seed, d.epochs_per_iter)
     stream = TrainingStream(
         train,
         t.batch_size,
         seed=t.seed,
+        order=order,
         augment=d.augmentations,
         reveal=d.reveal,
         reveal_steps=d.reveal_steps,

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from loopscope.tasks.base import BLANK, PAD, Batch, PuzzleSet, make_batch
-
-# What a random stream is for: the second word of its seed, after the seed of the run.
-ORDER, AUGMENT, SPLIT, SLOTS = range(4)
+from loopscope.training.order import AUGMENT, SLOTS, SPLIT, Draw, OfficialOrder, PassOrder, groups_of
 
 
 class TrainingStream:
-    """Endless shuffled passes over a puzzle set, every puzzle under a fresh random symmetry.
+    """Endless batches of a puzzle set, every puzzle under a fresh random symmetry.
 
-    Pass p is a permutation drawn from (seed, p); batch t takes the next `batch_size` rows of the
-    concatenated passes and draws its symmetries from (seed, t). No row is dropped at a border.
+    The order decides which examples batch t holds; their symmetries are drawn from (seed, t). Every
+    process draws the whole batch and keeps its share, so all shares together are the batch of one.
 
     Args:
-        puzzles: with labels.
+        puzzles: with labels; groups and versions are respected where the set has them.
         batch_size: rows of a batch, over all processes.
         seed: same seed, same batches.
+        order: of the examples; None takes seeded passes (`PassOrder`).
         augment: draw symmetries; off gives the puzzles as they are.
         reveal: share of rows that get extra givens (`reveal_givens`).
         reveal_steps: steps over which that share falls linearly to zero; 0 keeps it.
+        share: this process and the number of processes, which must divide `batch_size`.
     """
 
     def __init__(
@@ -32,43 +34,38 @@ class TrainingStream:
         batch_size: int,
         *,
         seed: int,
+        order: PassOrder | OfficialOrder | None = None,
         augment: bool = True,
         reveal: float = 0.0,
         reveal_steps: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         assert puzzles.labels is not None, "training needs labels"
+        assert batch_size % share[1] == 0, (batch_size, share)
         self.puzzles, self.batch_size = puzzles, batch_size
+        self.order: PassOrder | OfficialOrder = order or PassOrder(groups_of(puzzles), batch_size, seed)
         self.seed, self.augment, self.reveal, self.reveal_steps = seed, augment, reveal, reveal_steps
-        self._order: dict[int, np.ndarray] = {}
+        size = batch_size // share[1]
+        self._kept = slice(share[0] * size, (share[0] + 1) * size)
 
-    def rows(self, step: int) -> np.ndarray:
-        """Row numbers of batch `step` (0-based), (batch_size,)."""
-        position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        passes, offset = np.divmod(position, len(self.puzzles))
-        return np.concatenate([self._pass_order(int(p))[offset[passes == p]] for p in np.unique(passes)])
+    def draw(self, step: int) -> Draw:
+        """Row numbers and identifiers of batch `step` (0-based), all processes together."""
+        return self.order.batch(step)
 
     def batch(self, step: int) -> Batch:
-        """Batch `step`, (batch_size, L), augmented."""
-        rows = self.rows(step)
+        """This process's share of batch `step`, (batch_size / processes, L), augmented."""
+        rows, ids = self.draw(step)
         inputs, labels = self.puzzles.inputs[rows], self.puzzles.labels[rows]  # type: ignore[index]
         rng = np.random.default_rng([self.seed, AUGMENT, step])
         if self.augment:
-            inputs, labels = self.puzzles.task.augment(inputs, labels, rng, self.puzzles.puzzle_ids[rows])
+            inputs, labels = self.puzzles.task.augment(inputs, labels, rng, ids)
         if (share := self.reveal_share(step)) > 0:
             inputs = reveal_givens(inputs, labels, share, rng)
-        return make_batch(inputs, labels, self.puzzles.puzzle_ids[rows])
+        return make_batch(inputs[self._kept], labels[self._kept], ids[self._kept])
 
     def reveal_share(self, step: int) -> float:
         """Share of the rows of batch `step` that get extra givens."""
         return self.reveal * (max(0.0, 1 - step / self.reveal_steps) if self.reveal_steps else 1.0)
-
-    def _pass_order(self, number: int) -> np.ndarray:
-        if number not in self._order:
-            self._order = {k: v for k, v in self._order.items() if k >= number - 1}
-            self._order[number] = np.random.default_rng([self.seed, ORDER, number]).permutation(
-                len(self.puzzles)
-            )
-        return self._order[number]
 
 
 def reveal_givens(
@@ -88,12 +85,33 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def split_validation(puzzles: PuzzleSet, count: int, seed: int) -> tuple[PuzzleSet, PuzzleSet]:
-    """Training and validation puzzles: `count` rows held out at random, the same for the same seed.
+    """Training and validation puzzles: of `count` random groups something is held out.
 
-    Training rows that repeat a held-out puzzle are left out, so that the two share no puzzle.
+    A group of single examples is held out whole. Of one with several (ARC) only the last example is, in
+    all its versions: its identifier has to be learnt from the others. Validation takes the source, not
+    the versions. Training groups whose source repeats a held-out example are left out, so that the two
+    share no puzzle. Where a set has groups no row is copied: the training set has the same rows and
+    fewer or shorter ranges.
     """
-    order = np.random.default_rng([seed, SPLIT]).permutation(len(puzzles))
+    groups = groups_of(puzzles)
+    order = np.random.default_rng([seed, SPLIT]).permutation(len(groups))
     held_out, rest = np.sort(order[:count]), np.sort(order[count:])
-    seen = {row.tobytes() for row in puzzles.inputs[held_out]}
-    fresh = [row.tobytes() not in seen for row in puzzles.inputs[rest]]
-    return puzzles[rest[fresh]], puzzles[held_out]
+    source = groups.starts[:-1]
+    first, stop = groups.first[source], groups.stop[source]
+    several = held_out[stop[held_out] - first[held_out] > 1]
+    rows = np.sort(stop[held_out] - 1)
+    seen = {puzzles.inputs[row].tobytes() for row in rows}
+    repeats = (any(puzzles.inputs[r].tobytes() in seen for r in range(first[g], stop[g])) for g in rest)
+    fresh = rest[~np.fromiter(repeats, bool, len(rest))] if seen else rest
+    kept = np.sort(np.concatenate([fresh, several]))
+    return _shortened(puzzles, several).only_groups(kept), puzzles[rows]
+
+
+def _shortened(puzzles: PuzzleSet, chosen: np.ndarray) -> PuzzleSet:
+    """The set without the last example of every puzzle in the chosen groups."""
+    if not len(chosen):
+        return puzzles
+    g = groups_of(puzzles)
+    stop = g.stop.copy()
+    stop[np.repeat(np.isin(np.arange(len(g)), chosen), np.diff(g.starts))] -= 1
+    return replace(puzzles, groups=replace(g, stop=stop))
