@@ -50,7 +50,7 @@ def without(puzzles: PuzzleSet, others: PuzzleSet) -> PuzzleSet:
     print(
         f"{len(copies)} of {len(puzzles)} {puzzles.task.name} puzzles equal a training puzzle up to symmetry"
     )
-    return puzzles[np.setdiff1d(np.arange(len(puzzles)), copies)]
+    return puzzles[np.setdiff1d(np.arange(len(puzzles)), copies[:, 1])]
 
 
 def save(puzzles: PuzzleSet, name: str) -> None:

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from loopscope.errors import UserError
-from loopscope.tasks import TASKS, PuzzleSet, Sudoku, read_puzzles, sudoku_for
-from loopscope.tasks.overlap import overlap
+from loopscope.tasks import TASKS, Sudoku, sudoku_for
 from loopscope.tasks.sudoku.symmetry import canonical_form, random_symmetry
-from shared import shared_path
 
 BOXES = [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (1, 4)]
 QUESTION = ".47.5....6.9.3.4..53..........9..6.....3.6.82.....5.4.79...4..64.37......56.9...."
@@ -295,31 +293,6 @@ def test_canonical_form_refuses_what_it_cannot_do():
         canonical_form(Sudoku(4, 4), board, board)
     with pytest.raises(UserError, match="puzzle 0"):
         canonical_form(Sudoku(2, 2), full_board(2, 2), np.ones((1, 16), np.uint8))
-
-
-def test_overlap_finds_the_equivalent_puzzles_only():
-    task, rng = Sudoku(3, 3), np.random.default_rng(3)
-    labels = np.repeat(full_board(3, 3), 6, 0)
-    inputs = with_blanks(labels, 3)
-    ids = np.zeros(6, np.int32)
-    ours = PuzzleSet(task, inputs[:3], labels[:3], ids[:3])
-    moved = task.augment(inputs, labels, rng)
-    theirs = PuzzleSet(task, *moved, ids)
-    assert overlap(ours, theirs).tolist() == [0, 1, 2]
-
-
-def test_real_train_and_test_share_no_puzzle_up_to_symmetry():
-    """The data's own description says so; a disguised train puzzle must be found."""
-    train = read_puzzles(shared_path("data/sudoku/sudoku_extreme_1k_train.csv.gz"), limit=600)
-    test = read_puzzles(shared_path("data/sudoku/sudoku_extreme_test_8192.csv.gz"), limit=600)
-    assert len(overlap(train, test)) == 0
-    disguised = train.task.augment(train.inputs[5:7], train.labels[5:7], np.random.default_rng(0))
-    leaky = PuzzleSet(
-        test.task,
-        *map(np.concatenate, zip(*[(test.inputs, test.labels), disguised], strict=True)),
-        np.zeros(602, np.int32),
-    )
-    assert overlap(train, leaky).tolist() == [600, 601]
 
 
 def test_importing_tasks_does_not_load_numba():

@@ -245,11 +245,43 @@ class Sudoku:
         clues, solved = canonical_form(self, inputs, labels)
         return [c.tobytes() + s.tobytes() for c, s in zip(clues, solved, strict=True)]
 
+    def invariant(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """A number (N,) uint64 for every solved puzzle that no symmetry changes.
+
+        Two rounds of colour refinement: a cell's colour is whether it is given, then what colours share its
+        row, column, box and digit. Puzzles that are not symmetric nearly always differ in it.
+        """
+        cells = _mixed(inputs >= FIRST_DIGIT)
+        for _ in range(2):
+            row, col, box = (_summed(cells, np.broadcast_to(u, cells.shape)) for u in self.unit_of_cell)
+            digit = _summed(cells, labels - FIRST_DIGIT)
+            # Transposition exchanges rows and columns: their sum does not tell which is which.
+            lines = row + col if self.box_rows == self.box_cols else row + np.uint64(3) * col
+            cells = _mixed(cells ^ _mixed(lines) ^ _mixed(box + np.uint64(1)) ^ _mixed(digit + np.uint64(2)))
+        return cells.sum(1)
+
     def solutions(self, inputs: np.ndarray, limit: int = 2) -> tuple[np.ndarray, np.ndarray]:
         """A solution of each puzzle, (B, L) uint8, and their number counted up to `limit`, (B,)."""
         from loopscope.tasks.sudoku.solver import solve
 
         return solve(self, inputs, limit)[:2]
+
+
+def _summed(colours: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """For every cell (N, L) the sum of the colours in its unit; unit numbers 0..n-1 are (N, L)."""
+    side = round(colours.shape[1] ** 0.5)
+    key = np.arange(len(colours))[:, None] * side + unit
+    sums = np.zeros(len(colours) * side, np.uint64)
+    np.add.at(sums, key.ravel(), colours.ravel())
+    return sums[key]
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Every number as a 64-bit hash of it (the finaliser of splitmix64)."""
+    z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def _span(side: int) -> str:
