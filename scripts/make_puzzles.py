@@ -20,8 +20,8 @@ import numpy as np
 from loopscope.config import load_recipe
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.base import join
-from loopscope.tasks.sudoku.generate import generate
 from loopscope.tasks.overlap import overlap
+from loopscope.tasks.sudoku.generate import generate
 from loopscope.training.setup import training_puzzles
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "loopscope" / "assets" / "puzzles"

@@ -111,9 +111,9 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, problem:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such puzzle file"):
         read_puzzles(tmp_path / "nowhere.csv")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no puzzle folder"):
         read_puzzles(tmp_path)
     with pytest.raises(UserError, match="Did you mean sudoku"):
         read_puzzles(write(tmp_path / "p.csv", GOOD), task="sudko")

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from loopscope.models.load import load
     from loopscope.reports.html import report
     from loopscope.tasks.base import Batch
-    from loopscope.tasks.csv_puzzles import read_puzzles, write_puzzles
+    from loopscope.tasks.storage.csv_puzzles import write_puzzles
+    from loopscope.tasks.storage.read import read_puzzles
+    from loopscope.training.run import train
 
 _HOME = {
     "Batch": "tasks.base",
@@ -35,10 +37,11 @@ _HOME = {
     "lyapunov_spectrum": "dynamics.lyapunov",
     "measure": "dynamics.measure",
     "open_measurement": "dynamics.measure",
-    "read_puzzles": "tasks.csv_puzzles",
+    "read_puzzles": "tasks.storage.read",
     "report": "reports.html",
     "solve": "evaluation.solve",
-    "write_puzzles": "tasks.csv_puzzles",
+    "train": "training.run",
+    "write_puzzles": "tasks.storage.csv_puzzles",
 }
 __all__ = [
     "Batch",
@@ -54,6 +57,7 @@ __all__ = [
     "read_puzzles",
     "report",
     "solve",
+    "train",
     "write_puzzles",
 ]
 

@@ -234,6 +234,8 @@ class DataSettings(Settings):
     """Passes that the official order runs into one another; officially the evaluation interval."""
     validation: Whole = 512
     """Training puzzles held out to watch the run and choose `best`; never test puzzles."""
+    max_difficulty: Whole | None = None
+    """Train on puzzles with at most this rating only; None takes all."""
     reveal: Share = 0.0
     """Share of rows that get extra givens, a uniform random share of their blanks: a curriculum."""
     reveal_steps: Whole = 0

@@ -15,7 +15,7 @@ PACKAGES = ("loopscope", "torch", "numpy", "xarray", "zarr", "scipy")
 def provenance() -> dict[str, str]:
     """Plain strings, ready for json or dataset attributes."""
     return {
-        "versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "versions": ", ".join(f"{name} {package_version(name)}" for name in PACKAGES),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "command": shlex.join([*_program(), *sys.argv[1:]]),
@@ -29,7 +29,8 @@ def _program() -> list[str]:
     return ["python", "-m", "loopscope"] if name == "__main__.py" else [name or "python"]
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
+    """The installed version of a package, "?" where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -32,6 +32,7 @@ def evaluate(
     noise: options.Noise = 0.3,
     select: options.Select = "halt",
     out: Annotated[Path | None, typer.Option("--json", help="Write the scores here.")] = None,
+    split: options.Split = "test",
     limit: options.Limit = None,
     batch_size: options.BatchSize = 64,
     dtype: Annotated[
@@ -53,7 +54,7 @@ def evaluate(
     from loopscope.files import write_json
 
     wanted = options.parse_numbers(segments, int, "--segments")
-    puzzles = options.read_data(data, limit, skip_invalid)
+    puzzles = options.read_data(data, limit, skip_invalid, split)
     network = options.load_model(model, known, dtype)
     common: dict[str, Any] = {
         "segments": wanted,

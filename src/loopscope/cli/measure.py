@@ -29,6 +29,7 @@ def measure(
         int | None, typer.Option(help="Their length; default the training budget.")
     ] = None,
     reorth: Annotated[str, typer.Option(help="Re-orthonormalise every segment or update.")] = "segment",
+    split: options.Split = "test",
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     seed: options.Seed = 0,
@@ -48,7 +49,7 @@ def measure(
     if out.suffix != ".zarr":
         raise UserError(f"--out {out}: expected a name that ends in .zarr.")
     kicks = options.parse_numbers(sigmas, float, "--sigmas")
-    puzzles = options.read_data(data, limit, skip_invalid)
+    puzzles = options.read_data(data, limit, skip_invalid, split)
     network = options.load_model(model, known)
     try:
         runs = run(

@@ -18,8 +18,10 @@ Model = Annotated[
     str, typer.Argument(help="A run or model folder, an official checkpoint, a shipped name, or a hub id.")
 ]
 Data = Annotated[
-    str, typer.Option("--data", help="Puzzle file (.csv, .csv.gz) or the name of shipped puzzles.")
+    str,
+    typer.Option("--data", help="A built folder, a puzzle file (.csv, .csv.gz) or a shipped name."),
 ]
+Split = Annotated[str, typer.Option(help="Which split of a built folder: test or train.")]
 Limit = Annotated[int | None, typer.Option(help="Take the first N puzzles only.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Puzzles per batch; bounds the memory.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
@@ -35,12 +37,11 @@ Select = Annotated[str, typer.Option(help="Which restart answers: halt, residual
 console = Console(highlight=False)
 
 
-def read_data(name: str, limit: int | None, skip_invalid: bool = False) -> Any:
+def read_data(name: str, limit: int | None, skip_invalid: bool = False, split: str = "test") -> Any:
     """The puzzles a `--data` names."""
     from loopscope.tasks import read_puzzles
-    from loopscope.tasks.shipped import puzzle_file
 
-    return read_puzzles(puzzle_file(name), limit=limit, skip_invalid=skip_invalid)
+    return read_puzzles(name, limit=limit, skip_invalid=skip_invalid, split=split)
 
 
 def load_model(source: str, known: list[str] | None = None, dtype: str | None = None) -> Any:

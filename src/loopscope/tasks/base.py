@@ -188,11 +188,15 @@ TASKS: Registry[Callable[[int], Task]] = Registry("task")
 
 
 def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
-    """Several sets of one task as one; facts that only some of them have are left out.
+    """Several sets of one task as one, without groups; facts that only some of them have are left out.
+
+    One set alone is handed back as it is, with its groups and memory-mapped.
 
     Raises:
         UserError: they are of different tasks.
     """
+    if len(sets) == 1:
+        return sets[0]
     tasks = {s.task.name for s in sets}
     if len(tasks) > 1:
         names = ", ".join(s.name for s in sets)

@@ -71,7 +71,10 @@ def _candidates(a: PuzzleSet, b: PuzzleSet) -> tuple[np.ndarray, np.ndarray]:
 
 def _invariants(puzzles: PuzzleSet) -> np.ndarray:
     assert isinstance(puzzles.task, HasInvariant)
-    return puzzles.task.invariant(puzzles.inputs, _labels(puzzles))
+    labels, size = _labels(puzzles), 50 * BLOCK  # in pieces: it takes some kilobytes a row
+    pieces = [slice(start, start + size) for start in range(0, len(puzzles), size)]
+    made = [puzzles.task.invariant(puzzles.inputs[piece], labels[piece]) for piece in pieces]
+    return np.concatenate([*made, np.empty(0, np.uint64)])
 
 
 def _keys(puzzles: PuzzleSet, rows: np.ndarray, bar: tqdm) -> list[bytes]:

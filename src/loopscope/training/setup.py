@@ -40,7 +40,17 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
         raise UserError(
             "data.path is not set. Name the training puzzles: data.path=FILE.csv.gz or data.path=[A,B]."
         )
-    return join([read_puzzles(p, task=data.task, split="train") for p in paths])
+    puzzles = join([read_puzzles(p, task=data.task, split="train") for p in paths])
+    return puzzles if data.max_difficulty is None else _easy_enough(puzzles, data.max_difficulty)
+
+
+def _easy_enough(puzzles: PuzzleSet, most: int) -> PuzzleSet:
+    if "rating" not in puzzles.facts:
+        raise UserError(f"{puzzles.name}: no ratings to select by. Leave out data.max_difficulty.")
+    kept = np.flatnonzero(puzzles.facts["rating"] <= most)
+    if not len(kept):
+        raise UserError(f"data.max_difficulty={most}: no puzzle of {puzzles.name} is that easy. Raise it.")
+    return puzzles.only_groups(kept)
 
 
 def split(recipe: Recipe, puzzles: PuzzleSet) -> tuple[PuzzleSet, PuzzleSet]:

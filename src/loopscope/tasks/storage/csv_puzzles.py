@@ -87,31 +87,32 @@ class _Faults:
             log.warning("%s: skipped %d of %d rows, such as %s", self.path, skipped, total, self.first)
 
 
-def read_puzzles(
+def read_rows(
     path: str | Path,
-    task: str | TextTask = "sudoku",
+    task: str | TextTask | None = None,
     limit: int | None = None,
     skip_invalid: bool = False,
     check_unique: bool = False,
-) -> PuzzleSet:
-    """Read and check a puzzle file.
+) -> tuple[PuzzleSet, np.ndarray]:
+    """Read and check a puzzle file, and tell which of its rows were kept.
 
     Args:
         path: a `.csv` or `.csv.gz` file with a header line. Columns `question` and `answer` are
             required, `source` and `rating` optional. An empty answer is filled in by the task's solver.
-        task: a task name (the board follows from the row length) or a task.
+        task: a task name (the board follows from the row length) or a task; by default the first that
+            can read the first rows.
         limit: take the first rows only.
         skip_invalid: leave faulty rows out, with one warning on the logger `loopscope`.
         check_unique: also demand exactly one solution, equal to the answer.
     Returns:
         The puzzles with labels; facts are those of the task (`givens` for Sudoku), and `source` and
-        `rating` where the file has them.
+        `rating` where the file has them. And for every row of the file whether it was kept, (rows,) bool.
     Raises:
         UserError: the file cannot be read, or `FILE line N:` what is wrong with a row.
     """
     path = Path(path)
     rows = _read_rows(path, limit)
-    board = _board(task, rows, path) if isinstance(task, str) else task
+    board = _board(task or _kind(rows), rows, path) if not isinstance(task, TextTask) else task
     faults = _Faults(path, rows.lines, skip_invalid)
     for row, what in rows.ragged.items():
         faults.add(row, what)
@@ -124,7 +125,8 @@ def read_puzzles(
     kept = np.flatnonzero(faults.sound)
     inputs, labels = inputs[kept], labels[kept]
     facts = {name: fact[kept] for name, fact in facts.items()} | board.facts(inputs, labels)
-    return PuzzleSet(board, inputs, labels, np.zeros(len(kept), np.int32), facts, path.name)
+    puzzles = PuzzleSet(board, inputs, labels, np.zeros(len(kept), np.int32), facts, path.name)
+    return puzzles, faults.sound
 
 
 # -- the file
@@ -186,6 +188,19 @@ def _header(header: list[str] | None, path: Path) -> list[str]:
                 "Add the header line."
             )
     return header
+
+
+def _kind(rows: _Rows) -> str:
+    """The name of a task in which one of the first questions makes sense; Sudoku where none does."""
+    for question in rows.columns["question"][:20]:
+        for name in TASKS:
+            try:
+                board = TASKS[name](len(question))
+            except UserError:
+                continue  # no board of that size
+            if isinstance(board, TextTask) and board.complaint(question) is None:
+                return name
+    return "sudoku"
 
 
 def _board(name: str, rows: _Rows, path: Path) -> TextTask:
@@ -252,6 +267,9 @@ def _fill_in(
     for i, count in zip(open_rows[counts != 1], counts[counts != 1], strict=True):
         faults.add(int(i), "the puzzle has no solution" if count == 0 else "the puzzle has several solutions")
     new = ~answered[open_rows]
+    other = ~new & (counts == 1) & (found != labels[open_rows]).any(1)  # a maze's path with another tie-break
+    for i in open_rows[other]:
+        faults.add(int(i), "the answer is not the one that the solver gives")
     labels[open_rows[new]] = found[new]
 
 
