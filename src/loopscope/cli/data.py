@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -257,16 +259,24 @@ def remarks(found: Any) -> list[str]:
         count, n = len(found.leaked), len(found.splits["test"].sources)
         lines.append(f"leak: {count:,} of {n:,} test examples stand in training, up to symmetry")
     manifest = found.manifest
-    for subset, note in (manifest.get("leaks") or {}).items():
-        lines.append(f"leak noted by the builder: {subset.replace('_', ' ')} {note}")
+    if leaks := manifest.get("leaks"):
+        lines.append("found when built: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in leaks.items()))
     if manifest:
-        chosen = {k: v for k, v in manifest["options"].items() if v not in (None, False)}
-        lines.append(
-            f"built with seed {manifest['seed']}: " + ", ".join(f"{k}={v}" for k, v in chosen.items())
-        )
+        chosen = {k: v for k, v in manifest["options"].items() if v not in (None, False, True, 0)}
+        words = "".join(f", {k.replace('_', ' ')} {as_text(v)}" for k, v in chosen.items())
+        lines.append(f"built with seed {manifest['seed']}{words}")
         lines.append(f"licence: {manifest['licence']}")
     lines.append(f"size on disk: {found.bytes / 2**20:,.1f} MiB")
     return lines
+
+
+def seen_width(line: str) -> int:
+    """Length of a line without its colour codes."""
+    return len(re.sub(r"\033\[[0-9;]*m", "", line))
+
+
+def as_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def print_examples(name: str, split: Any, count: int) -> None:
@@ -277,7 +287,9 @@ def print_examples(name: str, split: Any, count: int) -> None:
         options.say(f"{name}, example {i}" + (f": {', '.join(facts)}" if facts else ""), "bold")
         known = [sources.inputs[i]] if sources.labels is None else [sources.inputs[i], sources.labels[i]]
         boards = [sources.task.render(tokens).splitlines() for tokens in known]
-        for parts in zip(*boards, strict=True):
+        width = max(map(seen_width, boards[0]))
+        boards[0] = [line + " " * (width - seen_width(line)) for line in boards[0]]
+        for parts in zip_longest(*boards, fillvalue=" " * width):
             typer.echo("   ".join(parts))
 
 

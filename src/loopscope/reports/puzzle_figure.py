@@ -47,15 +47,14 @@ def save_figure(found: Survey, path: str | Path) -> None:
 @styled
 def draw_set(found: Survey) -> Figure:
     """Histogram of the hardness of every split, and the first puzzles of the last one with their answers."""
-    figure = Figure(figsize=(7.5, 4.6), facecolor="white")
-    upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=(2, 3)))  # type: ignore[arg-type]
-    _draw_hardness(upper.subplots(), found)
+    figure = Figure(figsize=(7.5, 3.7), facecolor="white")
+    grid = figure.add_gridspec(2, 2 * SHOWN, height_ratios=(1.2, 1))
+    _draw_hardness(figure.add_subplot(grid[0, :]), found)
     name, split = list(found.splits.items())[-1]
     puzzles = split.sources
     count = min(SHOWN, len(puzzles))
-    axes = lower.subplots(1, 2 * count, squeeze=False)[0]
     for i in range(count):
-        question, answer = axes[2 * i : 2 * i + 2]
+        question, answer = (figure.add_subplot(grid[1, 2 * i + side]) for side in (0, 1))
         draw_puzzle(question, puzzles.task, puzzles.inputs[i])
         question.set_title(f"{name} {i}")
         if puzzles.labels is None:
@@ -68,6 +67,10 @@ def draw_set(found: Survey) -> Figure:
 
 def _draw_hardness(ax: Axes, found: Survey) -> None:
     known = {name: split for name, split in found.splits.items() if split.hardness}
+    ax.set_title(f"{found.name}: {found.task}")
+    if not known:
+        ax.text(0.5, 0.5, "nothing here tells how hard a puzzle is", ha="center", transform=ax.transAxes)
+        return
     facts = {split.hardness for split in known.values()}
     everything = np.concatenate([split.numbers[split.hardness] for split in known.values()])  # type: ignore[index]
     edges = histogram(everything)[1]
@@ -80,9 +83,8 @@ def _draw_hardness(ax: Axes, found: Survey) -> None:
     ax.set_xticks(range(len(edges)), edges)
     ax.set_xlabel(" / ".join(sorted(str(fact).replace("_", " ") for fact in facts)))
     ax.set_ylabel("puzzles (%)")
-    ax.set_title(f"{found.name}: {found.task}")
     ax.grid(axis="x", visible=False)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=len(known), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
 def _counts(values: np.ndarray, classes: list[str]) -> list[int]:
@@ -104,8 +106,9 @@ def draw_puzzle(
     else:
         _draw_cells(ax, task, inputs, shown)
     ax.set(xticks=[], yticks=[], aspect="equal")
-    ax.tick_params(length=0)
     ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def _draw_colours(ax: Axes, canvas: np.ndarray) -> None:
@@ -141,5 +144,3 @@ def _draw_cells(ax: Axes, task: Task, inputs: np.ndarray, shown: np.ndarray) -> 
     for i in range(width + 1):
         ax.plot([i, i], [0, height], color=INK, linewidth=1.1 if i % wide == 0 else 0.3)
     ax.set(xlim=(0, width), ylim=(height, 0))
-    for spine in ax.spines.values():
-        spine.set_visible(False)

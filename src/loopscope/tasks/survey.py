@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from loopscope.tasks.base import PAD, PuzzleSet
+from loopscope.tasks.arc import Arc
+from loopscope.tasks.arc.board import EOS
+from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.overlap import overlap, repeats
 from loopscope.tasks.storage.folder import check_rules, splits_in
 from loopscope.tasks.storage.layout import read_manifest
@@ -96,8 +98,8 @@ def survey(path: str | Path, progress: bool = False) -> Survey:
 def _look(puzzles: PuzzleSet, progress: bool) -> SplitSurvey:
     sources, groups = _sources(puzzles), puzzles.groups
     numbers = {k: v for k, v in sources.facts.items() if v.dtype.kind in "iuf"}
-    if not numbers:
-        numbers = {"cells": (sources.inputs != PAD).sum(1)}
+    if isinstance(puzzles.task, Arc):
+        numbers = {"cells": (sources.inputs > EOS).sum(1)}
     return SplitSurvey(
         sources,
         len(puzzles) if groups is None else len(groups),
@@ -133,5 +135,5 @@ def histogram(values: np.ndarray, bins: int = 10) -> tuple[list[int], list[str]]
         edges = list(range(low, high + step + 1, step))
     counts = np.histogram(values, edges)[0].tolist()
     names = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(edges)]
-    last = max(i for i, count in enumerate(counts) if count) + 1
-    return counts[:last], names[:last]
+    taken = [i for i, count in enumerate(counts) if count]
+    return counts[taken[0] : taken[-1] + 1], names[taken[0] : taken[-1] + 1]
