@@ -27,8 +27,8 @@ test: setup check
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts examples benchmarks
+	$(BIN)/ruff format --check src tests scripts examples benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,16 +1,18 @@
-"""A number with its interval and its sample size, and the three ways we get an interval.
+"""A number with its interval and its sample size, and the ways we get an interval.
 
 Proportions: Wilson (quoted everywhere), Clopper-Pearson where the count may be 0 or where a
-guaranteed coverage matters. Means: percentile bootstrap over puzzles. Always 95 % unless said.
+guaranteed coverage matters. Means: percentile bootstrap over puzzles, or over the tasks that several
+rows belong to; Student's t for the few runs of one recipe. Always 95 % unless said.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from loopscope.errors import UserError
@@ -83,12 +85,52 @@ def bootstrap_mean(
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    rng = np.random.default_rng(seed)
-    at_once = max(1, 2_000_000 // n)  # bounds the memory of the index table
-    sizes = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
-    means = np.concatenate([values[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
+    means = np.concatenate([values[rows].mean(axis=1) for rows in _resampled(n, resamples, seed)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high), n)
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r n"]]:
+    """Row numbers of bootstrap samples, in tables of bounded size."""
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 2_000_000 // n)
+    for done in range(0, resamples, at_once):
+        yield rng.integers(n, size=(min(at_once, resamples - done), n))
+
+
+def clustered_mean(
+    values: Float[np.ndarray, " N"], cluster: Int[np.ndarray, " N"], *, resamples: int = 10_000, seed: int = 0
+) -> Estimate:
+    """The mean over rows of which some belong together, as the versions of one ARC task do.
+
+    Args:
+        values: one number per row.
+        cluster: which rows belong together; clusters are resampled whole, and n counts them.
+        resamples, seed: as for `bootstrap_mean`.
+    """
+    numbers, of = np.unique(cluster, return_inverse=True)
+    n = len(numbers)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    sums, sizes = np.bincount(of, weights=values), np.bincount(of)
+    drawn = _resampled(n, resamples, seed)
+    means = np.concatenate([sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in drawn])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), n)
+
+
+def mean_of_runs(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[Estimate, float]:
+    """Mean of a score over training runs with Student's t interval, and the deviation between runs.
+
+    The interval is for the mean of the recipe, whatever its seed; NaN ends and deviation for one run.
+    """
+    n = len(values)
+    mean = float(values.mean()) if n else math.nan
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n), math.nan
+    deviation = float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * deviation / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n), deviation
 
 
 def _check_count(events: int, n: int) -> None:

@@ -76,6 +76,22 @@ class Maze(GridTask):
         """Whether each answer keeps the maze and marks a shortest path, any of them; needs no labels."""
         return self.check_paths(inputs, answers).is_shortest
 
+    def checks(
+        self, inputs: Integer[np.ndarray, "B L"], answers: Integer[np.ndarray, "B L"]
+    ) -> dict[str, Bool[np.ndarray, "B"]]:
+        """What can be said of answers without labels: is S joined to G by marks (`valid_path`), are the
+        marks one path and nothing else (`clean_path`), and is that as short as can be (`shortest_path`)."""
+        found = self.check_paths(inputs, answers)
+        return {
+            "valid_path": found.is_joined,
+            "clean_path": found.is_path,
+            "shortest_path": found.is_shortest,
+        }
+
+    def unfilled(self, inputs: Integer[np.ndarray, "B L"]) -> Bool[np.ndarray, "B L"]:
+        """Cells that the question leaves open: the free ones."""
+        return inputs == FREE
+
     def solutions(
         self, inputs: Integer[np.ndarray, "B L"], limit: int = 2
     ) -> tuple[UInt8[np.ndarray, "B L"], Int[np.ndarray, "B"]]:

@@ -29,11 +29,14 @@ class PathCheck(NamedTuple):
             no mark beside it, (B,). A way that touches itself is none, as its marks do not tell the order.
         cells: cells of that way with S and G, (B,); 0 where there is none.
         shortest: cells of a shortest path with S and G, (B,); 0 where G cannot be reached.
+        is_joined: walls, S and G are kept, and the marked cells hold a way from S to G, whatever else is
+            marked, (B,).
     """
 
     is_path: Bool[np.ndarray, "B"]
     cells: Int32[np.ndarray, "B"]
     shortest: Int32[np.ndarray, "B"]
+    is_joined: Bool[np.ndarray, "B"]
 
     @property
     def is_shortest(self) -> Bool[np.ndarray, "B"]:
@@ -176,7 +179,7 @@ def _walk(marked, width, start, goal):
 
 @njit(cache=True)
 @no_type_check
-def _check_rows(tokens, answers, rows, cols, cells, shortest):
+def _check_rows(tokens, answers, rows, cols, cells, shortest, joined):
     steps, parent, queue = room(rows, cols)
     marked = np.empty(len(steps), np.bool_)
     for b in range(len(tokens)):
@@ -190,6 +193,10 @@ def _check_rows(tokens, answers, rows, cols, cells, shortest):
             walked, last = _walk(marked, cols + 2, start, goal)
             if last == goal and walked == total + 1:
                 cells[b] = walked
+            for at in range(len(steps)):
+                steps[at] = OPEN if marked[at] else CLOSED
+            explore(steps, cols + 2, start, goal, parent, queue)
+            joined[b] = steps[goal] >= 0
 
 
 # -- for callers
@@ -223,8 +230,9 @@ def check_paths(
     tokens, marks = _compact(maze, inputs), _compact(maze, answers)
     assert len(tokens) == len(marks), (tokens.shape, marks.shape)
     cells, shortest = np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.int32)
-    _check_rows(tokens, marks, maze.rows, maze.cols, cells, shortest)
-    return PathCheck(cells > 0, cells, shortest)
+    joined = np.zeros(len(tokens), np.bool_)
+    _check_rows(tokens, marks, maze.rows, maze.cols, cells, shortest, joined)
+    return PathCheck(cells > 0, cells, shortest, joined)
 
 
 def last_walked(maze: Maze, answer: Integer[np.ndarray, "L"]) -> tuple[int, bool]:

@@ -162,6 +162,17 @@ class Sudoku:
         """Whether each answer keeps the clues and obeys the rules; needs no labels."""
         return self.givens_kept(inputs, answers) & self.valid(answers)
 
+    def checks(
+        self, inputs: Integer[np.ndarray, "B L"], answers: Integer[np.ndarray, "B L"]
+    ) -> dict[str, Bool[np.ndarray, "B"]]:
+        """What can be said of answers without labels: a full grid may be `valid` with other clues."""
+        kept, valid = self.givens_kept(inputs, answers), self.valid(answers)
+        return {"verified": kept & valid, "valid": valid, "givens_kept": kept}
+
+    def unfilled(self, inputs: Integer[np.ndarray, "B L"]) -> Bool[np.ndarray, "B L"]:
+        """Cells that the question leaves open."""
+        return inputs == BLANK
+
     def givens(self, inputs: Integer[np.ndarray, "B L"]) -> Integer[np.ndarray, "B"]:
         """Number of clues of each puzzle."""
         return (inputs >= FIRST_DIGIT).sum(1, dtype=np.int32)

@@ -1,0 +1,225 @@
+"""Score a model on ARC: every test input under every version of its task, answers chosen by vote.
+
+The versions are rows of the set or, as our folders have it, are made batch by batch from the plain rows.
+Which test input a row is, is its place in its puzzle. The unit of every interval is the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from loopscope.errors import UserError
+from loopscope.evaluation.arc_votes import KS, ArcVotes
+from loopscope.evaluation.evaluate import Evaluation, joined, record, segments_wanted
+from loopscope.evaluation.intervals import Estimate
+from loopscope.evaluation.metrics import Columns, clustered_scores, grade
+from loopscope.evaluation.subject import blocks, check_fits, check_numbers, device_of, dtype_name
+from loopscope.tasks.arc.board import Arc
+from loopscope.tasks.arc.files import Pair
+from loopscope.tasks.arc.versions import parse_names
+from loopscope.tasks.base import Groups, PuzzleSet, make_batch
+
+
+class Shown(NamedTuple):
+    """What a model is asked: (N,) each, task by task, version by version.
+
+    Attributes:
+        row: of the set.
+        puzzle_id: names the version in which the row is shown.
+        test: which test input of its task it is.
+        group: number of its task.
+    """
+
+    row: np.ndarray
+    puzzle_id: np.ndarray
+    test: np.ndarray
+    group: np.ndarray
+
+
+def evaluate_arc(
+    model: Any,
+    puzzles: PuzzleSet,
+    names: Sequence[str],
+    *,
+    segments: int | Sequence[int] = 16,
+    versions: int | None = None,
+    rule: str = "ours",
+    batch_size: int = 64,
+    progress: bool = False,
+) -> tuple[Evaluation, dict[int, ArcVotes]]:
+    """Vote on the test inputs of every task, for each number of segments.
+
+    Args:
+        model: anything that keeps the `RecursiveSystem` protocol, trained with these identifiers.
+        puzzles: the test split of an ARC folder.
+        names: the name of every puzzle identifier (`tasks.storage.layout.names` of the folder).
+        segments: one or several numbers of segments at which to vote.
+        versions: show each task in its first versions only, the plain one being the first; None: all.
+        rule: "ours" or "official" (`arc_votes`).
+        batch_size: rows per batch.
+        progress: show a progress bar.
+    Returns:
+        Scores: `pass_at_k` with partial credit, `all_pairs_pass_at_k` (a task counts when all its test
+        inputs are right), and the headline scores of the single rows. Its outcomes are rows of
+        `ArcVotes.columns`. And the votes themselves, for a submission or an ensemble.
+    Raises:
+        UserError: no ARC set, unknown identifiers, a number or rule that cannot be.
+    """
+    wanted = segments_wanted(segments)
+    _check(model, puzzles, names, versions, batch_size)
+    asked = shown(puzzles, versions)
+    tests = pairs_asked(puzzles, names)
+    votes = {t: ArcVotes(tests, names, rule) for t in wanted}
+    parts: dict[int, list[Columns]] = {t: [] for t in wanted}
+    dtype = ""
+    for rows, inputs, labels in _batches(puzzles, asked, batch_size, progress):
+        dtype, answers = _answers(model, inputs, rows.puzzle_id, wanted)
+        for t, (tokens, halt) in answers.items():
+            votes[t].add(rows.puzzle_id, rows.test, tokens, halt)
+            parts[t].append(grade(puzzles.task, inputs, tokens, labels, halt))
+    return _evaluation(model, puzzles, asked, votes, parts, dtype), votes
+
+
+def shown(puzzles: PuzzleSet, versions: int | None = None) -> Shown:
+    """All rows to show, in the order of tasks, versions and test inputs."""
+    g = puzzles.groups or _rows_alone(puzzles)
+    counts = np.diff(g.starts) if versions is None else np.minimum(np.diff(g.starts), versions)
+    puzzle = _ranges(g.starts[:-1], counts)
+    tests = (g.stop - g.first)[puzzle]
+    return Shown(
+        _ranges(g.first[puzzle], tests),
+        np.repeat(g.ids[puzzle], tests),
+        _ranges(np.zeros(len(tests), int), tests),
+        np.repeat(np.repeat(np.arange(len(g)), counts), tests),
+    )
+
+
+def pairs_asked(puzzles: PuzzleSet, names: Sequence[str]) -> dict[str, list[Pair]]:
+    """The test pairs of every task, turned back from the first version of each; unknown outputs are None.
+
+    Raises:
+        UserError: two tasks have the same id.
+    """
+    assert puzzles.labels is not None
+    parsed = parse_names(names)
+    first = shown(puzzles, versions=1)
+    inputs, labels = puzzles.inputs[first.row], puzzles.labels[first.row]
+    if not _drawn(puzzles):
+        back = Arc(parsed.versions)
+        grids = [back.decode(tokens, first.puzzle_id) for tokens in (inputs, labels)]
+    else:
+        grids = [Arc().decode(tokens) for tokens in (inputs, labels)]
+    tests: dict[str, list[Pair]] = {}
+    for puzzle_id, place, asked, answer in zip(first.puzzle_id, first.test, *grids, strict=True):
+        task_id = parsed.bases[parsed.base[puzzle_id]]
+        if len(tests.setdefault(task_id, [])) != place:
+            raise UserError(
+                f"{puzzles.name}: two tasks are named {task_id}. Build a set for each of the two."
+            )
+        tests[task_id].append(Pair(asked, answer if answer.size else None))
+    return tests
+
+
+def _check(
+    model: Any, puzzles: PuzzleSet, names: Sequence[str], versions: int | None, batch_size: int
+) -> None:
+    check_numbers(batch_size)
+    check_fits(model, puzzles, labels=True)
+    if not isinstance(puzzles.task, Arc):
+        raise UserError(f"{puzzles.name}: {puzzles.task.name}, expected an ARC set. Use evaluate.")
+    if versions is not None and versions < 1:
+        raise UserError(f"versions={versions}: expected at least 1, the plain one.")
+    settings = getattr(model, "settings", None)
+    rows = getattr(settings, "num_puzzle_identifiers", None)
+    if getattr(settings, "puzzle_emb_ndim", 0) and rows is not None and rows < len(names):
+        raise UserError(
+            f"{puzzles.name}: {len(names)} identifiers, but the model knows {rows}. Use the folder that the "
+            "model was trained with."
+        )
+
+
+def _drawn(puzzles: PuzzleSet) -> bool:
+    """Whether the versions are no rows of the set but made when shown."""
+    return isinstance(puzzles.task, Arc) and puzzles.task.versions is not None
+
+
+def _rows_alone(puzzles: PuzzleSet) -> Groups:
+    row = np.arange(len(puzzles), dtype=np.int32)
+    return Groups(row, row + 1, puzzles.puzzle_ids, np.append(row, np.int32(len(row))))
+
+
+def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... (counts[0] numbers), then those from first[1], and so on."""
+    ends = np.cumsum(counts)
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+    return np.repeat(first, counts) + within
+
+
+def _batches(
+    puzzles: PuzzleSet, asked: Shown, batch_size: int, progress: bool
+) -> Iterator[tuple[Shown, np.ndarray, np.ndarray]]:
+    assert isinstance(puzzles.task, Arc)
+    assert puzzles.labels is not None
+    parts = blocks(len(asked.row), batch_size)
+    for block in tqdm(parts, disable=not progress, unit="batch", leave=False):
+        rows = Shown(*(column[block] for column in asked))
+        inputs, labels = puzzles.inputs[rows.row], puzzles.labels[rows.row]
+        if _drawn(puzzles):
+            inputs, labels = puzzles.task.as_named(inputs, labels, rows.puzzle_id)
+        yield rows, inputs, labels
+
+
+@torch.no_grad()
+def _answers(
+    model: Any, inputs: np.ndarray, puzzle_ids: np.ndarray, wanted: Sequence[int]
+) -> tuple[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Dtype of the latent; tokens (B, L) and halt logits (B,) after each number of segments."""
+    ctx = model.encode(make_batch(inputs, None, puzzle_ids, device_of(model)))
+    z, found = model.initial_state(ctx), {}
+    for t in range(1, wanted[-1] + 1):
+        z = model.segment(z, ctx)
+        if t in wanted:
+            out = model.readout(z, ctx)
+            tokens = out.logits.argmax(-1).to(torch.uint8).cpu().numpy()
+            found[t] = tokens, out.halt_logit.double().cpu().numpy()
+    return dtype_name(z), found
+
+
+def _evaluation(
+    model: Any,
+    puzzles: PuzzleSet,
+    asked: Shown,
+    votes: dict[int, ArcVotes],
+    parts: dict[int, list[Columns]],
+    dtype: str,
+) -> Evaluation:
+    first = next(iter(votes.values()))
+    inputs = sum(map(len, first.tests.values()))
+    per_task = np.bincount(asked.group[asked.test == 0])
+    facts = {
+        "tasks": len(first.tests),
+        "test_inputs": inputs,
+        "shown": len(asked.row),
+        "versions": {"fewest": int(per_task.min()), "most": int(per_task.max())},
+        "arc_rule": first.rule,
+        "checkpoints": 1,
+        "no_vote": {str(t): dict(v.lost) for t, v in votes.items()},
+    }
+    return Evaluation(
+        {t: vote_scores(v) | clustered_scores(joined(parts[t]), asked.group) for t, v in votes.items()},
+        {},
+        {t: round(t * model.applications_per_segment * len(asked.row) / inputs) for t in votes},
+        record(model, puzzles, dtype) | facts,
+        {t: {name: np.array(column) for name, column in v.columns().items()} for t, v in votes.items()},
+    )
+
+
+def vote_scores(votes: ArcVotes) -> dict[str, Estimate]:
+    """pass@k in both conventions, over all tasks whose answers are known."""
+    partial, every = votes.scores(KS), votes.scores(KS, credit="all")
+    return {f"pass_at_{k}": partial[k] for k in KS} | {f"all_pairs_pass_at_{k}": every[k] for k in KS}
