@@ -51,6 +51,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exploration": {"model": {"halt_exploration_prob": 0.5}},
     "no_ema": {"train": {"ema": False}},
     "muon": {"train": {"optimizer": "muon", "muon_lr": 1e-2}},
+    "adamw": {"train": {"optimizer": "adamw", "grad_clip": 0.5}},
+    "frozen": {"model": {"puzzle_emb_ndim": 12}, "train": {"freeze_weights": True}},
+    "noisy": {
+        "model": {"update_noise": 0.02, "damping": 0.9},
+        "train": {
+            "start_noise": 0.1,
+            "start_noise_share": 0.7,
+            "start_noise_schedule": "fall",
+            "start_noise_steps": 8,
+            "carry_noise": 0.1,
+            "carry_noise_prob": 0.5,
+            "activation_checkpointing": True,
+        },
+    },
+    "flossing": {
+        "train": {"flossing_weight": 0.1, "flossing_every": 2, "flossing_exponents": 2, "flossing_slots": 4}
+    },
     "reveal": {"data": {"reveal": 0.5, "reveal_steps": 8}},
     "singlez": {"model": {"arch": "trm-singlez"}},
     "everything": {
@@ -102,14 +119,14 @@ def trainer(settings: Recipe, puzzles: PuzzleSet, folder: Path, on_eval: Any = N
 
 def at_step(made: Trainer, step: int, act: Callable[[], object]) -> None:
     """Do something while step `step` (0-based) is under way."""
-    draw = made.stream.batch
+    draw = made.batches.batch
 
     def batch(number: int) -> Any:
         if number == step:
             act()
         return draw(number)
 
-    made.stream.batch = batch  # type: ignore[method-assign]
+    made.batches.batch = batch  # type: ignore[method-assign]
 
 
 def score(model: Any) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import threading
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from loopscope.config import ModelSettings
 from loopscope.errors import UserError
-from loopscope.tasks.base import PuzzleSet
+from loopscope.tasks.base import Batch, PuzzleSet
 from loopscope.training import checkpoint, halting
 from loopscope.training.interrupt import asked_to_stop
 from loopscope.training.loss import segment_loss
+from loopscope.training.prefetch import Prefetch
 from loopscope.training.setup import make_trainer, resolve, split
 from small_runs import VARIANTS, assert_same, at_step, contents, recipe, score, trainer
 
@@ -82,7 +85,7 @@ def test_global_random_state_plays_no_part(puzzles: PuzzleSet, tmp_path: Path) -
     assert_same(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("variant", ["random_init", "exploration", "puzzle_emb"])
+@pytest.mark.parametrize("variant", ["random_init", "exploration", "puzzle_emb", "noisy"])
 def test_micro_batches_equal_the_whole_batch(variant: str, puzzles: PuzzleSet, tmp_path: Path) -> None:
     """Within rounding; every random draw and every decision to halt the same."""
     runs = []
@@ -156,15 +159,16 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(
 
     def full_disk(tensors: Any, path: Path) -> None:
         if made.step == 6 and written:
-            raise OSError("No space left on device")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")  # what it then raises
         if made.step == 6:
             written.append(path)
         write(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left on device.*--resume") as caught:
         made.run(progress=False)
     monkeypatch.undo()
+    assert "\n" not in str(caught.value)
     assert written  # one file of the broken checkpoint had been written
     assert [p.name for p in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step_00000003"]
     resumed = trainer(settings, puzzles, tmp_path / "parts")
@@ -250,6 +254,49 @@ def test_other_puzzles_are_noticed(
     assert "training puzzles are not those" in caplog.text
 
 
+# -- batches and the GPU
+
+
+@pytest.mark.parametrize("variant", ["everything", "noisy", "flossing", "frozen"])
+def test_no_step_reads_a_number_back(
+    variant: str, puzzles: PuzzleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a number of a tensor makes the loop wait for the GPU; so does asking for unique values."""
+    made = trainer(recipe(variant, train={"micro_batch": 4}), puzzles, tmp_path)
+
+    batches = [made.stream.batch(step) for step in range(4)]
+    made.batches.batch = lambda step: batches[step]  # type: ignore[method-assign]
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("read back")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "unique", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, never)
+    for _ in range(4):
+        made.train_step()
+    with pytest.raises(AssertionError, match="read back"):
+        made.save()
+
+
+def test_batches_are_drawn_ahead_in_order_and_no_further_than_the_end() -> None:
+    drawn: list[int] = []
+
+    def draw(step: int) -> Batch:
+        drawn.append(step)
+        if step == 5:
+            raise UserError("five")
+        return Batch(torch.tensor([step]))
+
+    batches = Prefetch(draw, 7, torch.device("cpu"))
+    assert [int(batches.batch(step).inputs) for step in (0, 1)] == [0, 1]
+    assert int(batches.batch(3).inputs) == 3  # 2, drawn in vain, is dropped
+    assert int(batches.batch(4).inputs) == 4
+    with pytest.raises(UserError, match="five"):  # told to the step that needs it
+        batches.batch(5)
+    assert int(batches.batch(6).inputs) == 6
+    assert drawn == list(range(7))
+
+
 # -- stopping
 
 
@@ -284,6 +331,28 @@ def test_a_second_ctrl_c_interrupts_at_once(puzzles: PuzzleSet, tmp_path: Path) 
     at_step(made, 5, twice)
     with pytest.raises(KeyboardInterrupt):
         made.run(progress=False)
+    assert checkpoint.latest(tmp_path / "checkpoints").name == "step_00000004"  # type: ignore[union-attr]
+
+
+def test_sigterm_is_as_good_as_ctrl_c(puzzles: PuzzleSet, tmp_path: Path) -> None:
+    made = trainer(recipe(), puzzles, tmp_path)
+    at_step(made, 4, lambda: signal.raise_signal(signal.SIGTERM))
+    made.run(progress=False)
+    assert checkpoint.latest(tmp_path / "checkpoints").name == "step_00000005"  # type: ignore[union-attr]
+
+
+def test_a_full_disk_while_a_line_is_written(
+    puzzles: PuzzleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(recipe(train={"checkpoint_every": 2}), puzzles, tmp_path)
+
+    def full(*args: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    at_step(made, 5, lambda: monkeypatch.setattr(Path, "open", full))
+    with pytest.raises(UserError, match=r"cannot write .No space left on device"):
+        made.run(progress=False)
+    monkeypatch.undo()
     assert checkpoint.latest(tmp_path / "checkpoints").name == "step_00000004"  # type: ignore[union-attr]
 
 

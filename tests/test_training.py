@@ -89,14 +89,17 @@ def test_train_without_validation_returns_the_last_weights(tmp_path: Path) -> No
     assert train(settings, tmp_path / "r", on_eval=factory, progress=False) == tmp_path / "r" / "last"
 
 
-def test_a_run_that_was_never_saved_or_never_begun(tmp_path: Path) -> None:
+def test_a_run_that_was_never_saved_or_never_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match=r"not a run folder \(no config.yaml\)"):
         train(None, tmp_path / "nothing", resume=True)
     with pytest.raises(UserError, match="no recipe given"):
         train(None, tmp_path / "nothing")
     (tmp_path / "config.yaml").write_text(loop.yaml.safe_dump(recipe().model_dump()))
-    with pytest.raises(UserError, match="no checkpoint to resume from"):
-        train(None, tmp_path, resume=True, progress=False)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')
+    train(None, tmp_path, resume=True, progress=False, device="cpu")
+    assert "stopped before its first checkpoint, begins again at step 0" in caplog.text
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 6, 9, 10]
 
 
 @pytest.mark.parametrize(

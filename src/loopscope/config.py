@@ -98,6 +98,10 @@ class ModelSettings(Settings):
     """Base of the rotation frequencies."""
     random_init: bool = False
     """Every reset draws the start per token and dimension (EqR); off starts from H_init, L_init."""
+    damping: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Share a of an update that is taken, z <- (1 - a) z + a f(z), at inference too; 1.0 takes all of it."""
+    update_noise: Amount = 0.0
+    """Standard deviation of Gaussian noise added to a state by every update of it, in training only."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -144,7 +148,7 @@ class TrainSettings(Settings):
     """Puzzles in flight over all processes (official global_batch_size)."""
     micro_batch: Whole = 0
     """Rows per forward and backward within a step; 0 takes the whole batch. Few stay in a CPU's cache."""
-    optimizer: Literal["adam_atan2", "muon"] = "adam_atan2"
+    optimizer: Literal["adam_atan2", "adamw", "muon"] = "adam_atan2"
     """Of the weights; muon takes the matrices inside the blocks and leaves the rest to AdamATan2."""
     muon_lr: Amount = 1e-3
     """Learning rate of the matrices under muon, after warm-up; follows the schedule of `lr`."""
@@ -160,6 +164,15 @@ class TrainSettings(Settings):
     """Decay of the mean of their squares."""
     weight_decay: Amount = 0.1
     """Decoupled; times the learning rate."""
+    grad_clip: Amount = 0.0
+    """Largest norm of the gradient of all weights together, else scaled down to it; 0 lets it be."""
+    freeze_weights: bool = False
+    """Learn the puzzle table alone and leave every weight as it is."""
+    init_from: str | None = None
+    """Model to start from, anything `load` takes: the weights, and the puzzle table where it has as many
+    rows; otherwise every row of the table starts at the mean of the old ones."""
+    init_hash: str = ""
+    """Hash of that model; a run fills it in, and a recipe that names another one is refused."""
     puzzle_emb_lr: Amount = 1e-2
     """Learning rate of the puzzle table (SignSGD)."""
     puzzle_emb_weight_decay: Amount = 0.1
@@ -170,10 +183,37 @@ class TrainSettings(Settings):
     """Evaluate and save averaged weights."""
     ema_rate: Share = 0.999
     """Share of the average that a step keeps."""
+    start_noise: Amount = 0.0
+    """Standard deviation of Gaussian noise on a slot's start."""
+    start_noise_share: Share = 1.0
+    """Chance that a start gets that noise; the others are clean."""
+    start_noise_schedule: Literal["constant", "fall", "rise"] = "constant"
+    """Whether the noise on the starts falls linearly to zero, or rises from there, and then stays."""
+    start_noise_steps: Whole = 0
+    """Steps over which it falls or rises."""
+    carry_noise: Amount = 0.0
+    """Standard deviation of a Gaussian kick to the latent that a slot carries on from segment to segment."""
+    carry_noise_prob: Share = 0.1
+    """Chance of that kick, per slot and segment."""
+    noise_on: Literal["both", "H", "L"] = "both"
+    """Which parts of the latent start_noise and carry_noise move."""
+    flossing_weight: Amount = 0.0
+    """Weight of the gradient flossing loss, which holds the Lyapunov exponents of a segment near zero."""
+    flossing_every: Count = 100
+    """Steps from one that adds it to the next."""
+    flossing_exponents: Count = 4
+    """Leading exponents that it looks at, k; each costs about as much as a segment of those slots."""
+    flossing_slots: Count = 16
+    """Slots that it looks at, out of the batch."""
+    flossing_bound: Number | None = None
+    """In nats per segment: push down only exponents above it, and only of slots that are right; None
+    pushes all towards zero from both sides."""
     seed: Whole = 0
     """Of the weights, the order of the puzzles, their symmetries, the held-out split, and exploration."""
     log_every: Count = 20
     """Steps between lines of metrics.jsonl; a line averages over them."""
+    log_to: list[Literal["wandb", "trackio", "tensorboard"]] = []
+    """Trackers that get the same lines, each a package of its own."""
     eval_every: Count = 1000
     """Steps between evaluations on the validation puzzles."""
     eval_segments: Count = 16
@@ -186,6 +226,10 @@ class TrainSettings(Settings):
     """Stop cleanly after this many minutes of this sitting, with a checkpoint; None never."""
     compile: bool = False
     """torch.compile the block; pays from a few minutes of training on."""
+    compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    """How thoroughly: the second tries several kernels for every product, minutes more, for GPUs."""
+    activation_checkpointing: bool = False
+    """Save memory: compute the inside of the updates with gradient a second time, in the backward pass."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
@@ -198,6 +242,21 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"steps={self.steps} and epochs={self.epochs} are both set. "
                 "Remove one, for example train.steps=none"
+            )
+        if (self.start_noise_schedule == "constant") != (self.start_noise_steps == 0):
+            raise ValueError(
+                f"start_noise_schedule={self.start_noise_schedule} and start_noise_steps="
+                f"{self.start_noise_steps} contradict each other. Set train.start_noise_steps to "
+                "0 for constant, above 0 otherwise"
+            )
+        if self.flossing_weight and self.flossing_slots > self.batch_size:
+            raise ValueError(
+                f"flossing_slots={self.flossing_slots} is more than batch_size={self.batch_size}. "
+                "Lower train.flossing_slots"
+            )
+        if self.freeze_weights and (self.flossing_weight or self.grad_clip):
+            raise ValueError(
+                "freeze_weights=true leaves nothing to flossing_weight and grad_clip. Set both to 0"
             )
         return self
 
@@ -261,6 +320,20 @@ class Recipe(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     data: DataSettings = DataSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.train.freeze_weights and not self.model.puzzle_emb_ndim:
+            raise ValueError(
+                "train.freeze_weights=true, but model.puzzle_emb_ndim=0: nothing is left to learn. "
+                "Set train.freeze_weights=false"
+            )
+        if self.train.start_noise and self.model.random_init:
+            raise ValueError(
+                f"train.start_noise={self.train.start_noise:g} and model.random_init=true: every start is "
+                "noise already. Set train.start_noise=0"
+            )
+        return self
 
 
 def validated(kind: type[S], values: Mapping[str, Any], source: str = "") -> S:

@@ -48,6 +48,7 @@ OFFICIAL_DEFAULTS: dict[str, dict[str, Any]] = {  # what the official class impl
     "hrm": {"no_ACT_continue": False},
     "transformer": {"no_ACT_continue": False, "L_layers": 0},
 }
+PLAIN = {"random_init": False, "damping": 1.0}  # parts of the map that the official code lacks
 TRAINING = (  # settings that official yaml files and our recipes name alike
     *("lr", "lr_min_ratio", "lr_warmup_steps", "beta1", "beta2", "weight_decay"),
     *("puzzle_emb_lr", "puzzle_emb_weight_decay", "ema", "ema_rate", "seed"),
@@ -291,10 +292,11 @@ def save_official(model: RecursiveModel, path: str | Path) -> Path:
     Raises:
         UserError: the model has a setting that the official code lacks.
     """
-    if model.settings.random_init:
-        raise UserError(
-            "random_init=True: the official format has no such setting. Keep the model in our own format."
-        )
+    for key, plain in PLAIN.items():
+        if (value := getattr(model.settings, key)) != plain:
+            raise UserError(
+                f"{key}={value}: the official format has no such setting. Keep the model in our own format."
+            )
     dtype = DTYPES[model.settings.forward_dtype]
     state = {
         PREFIX + key: value.detach().to("cpu", dtype if key in ("H_init", "L_init") else torch.float32)
@@ -311,7 +313,7 @@ def _official_config(model: RecursiveModel) -> dict[str, Any]:
     """The yaml: what an earlier official yaml or our recipe tells, else our defaults."""
     before = model.facts.get("official", {})
     train = {**TrainSettings().model_dump(), **model.facts.get("recipe", {}).get("train", {})}
-    mine = {"seq_len", "vocab_size", "num_puzzle_identifiers", "arch", "random_init"}
+    mine = {"seq_len", "vocab_size", "num_puzzle_identifiers", "arch", "update_noise", *PLAIN}
     arch = {key: value for key, value in model.settings.model_dump().items() if key not in mine}
     arch["name"] = before.get("arch", {}).get("name", NAMES[model.settings.arch])
     arch["loss"] = before.get("arch", {}).get(

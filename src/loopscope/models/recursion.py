@@ -7,16 +7,17 @@ and detaching live in the training loop, never in the map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from loopscope.config import ModelSettings
 from loopscope.files import sha256
-from loopscope.latent import tree_map
+from loopscope.latent import leaves, tree_map
 from loopscope.models.layers import (
     Block,
     Embedding,
@@ -27,6 +28,7 @@ from loopscope.models.layers import (
     swiglu_width,
     trunc_normal,
 )
+from loopscope.models.noise import UPDATE, normal
 from loopscope.registry import Registry
 from loopscope.tasks.base import Batch
 
@@ -154,7 +156,8 @@ class RecursiveModel(nn.Module):
 
     def segment(self, z: Any, ctx: Context) -> Any:
         """The map: one segment, every update differentiable, nothing detached."""
-        return _swap(self._fold(self.schedule, _sequence_first(z), _sequence_first(ctx.x)))
+        places = range(len(self.schedule))
+        return _swap(self._fold(places, _sequence_first(z), _sequence_first(ctx.x)))
 
     def readout(self, z: Any, ctx: Context | None = None) -> Readout:
         """Decode a latent with the heads."""
@@ -166,16 +169,28 @@ class RecursiveModel(nn.Module):
     def updates(self, ctx: Context) -> list[Callable[[Any], Any]]:
         """The segment as a list of single updates on public latents, in order."""
         x = _swap(ctx.x)
-        return [lambda z, which=which: _swap(self.update(which, _swap(z), x)) for which in self.schedule]  # type: ignore[misc]
+        places = range(len(self.schedule))
+        return [lambda z, place=place: _swap(self._advance(place, _swap(z), x)) for place in places]  # type: ignore[misc]
 
     # -- training
 
-    def training_segment(self, z: Any, ctx: Context) -> Any:
-        """The same map with a gradient only through the last `grad_tail` updates."""
+    def training_segment(
+        self, z: Any, ctx: Context, *, noise_keys: Int[Tensor, " B"] | None = None, recompute: bool = False
+    ) -> Any:
+        """The same map with a gradient only through the last `grad_tail` updates.
+
+        Args:
+            z: latent.
+            ctx: the encoded puzzles.
+            noise_keys: one per row: every update then adds the noise of `update_noise`. None adds none.
+            recompute: keep only the states between the updates of the tail, and compute the rest again
+                in the backward pass.
+        """
         z, x = _sequence_first(z), _sequence_first(ctx.x)
+        places = range(len(self.schedule))
         with torch.no_grad():
-            z = self._fold(self.schedule[: -self.grad_tail], z, x)
-        return _swap(self._fold(self.schedule[-self.grad_tail :], z, x))
+            z = self._fold(places[: -self.grad_tail], z, x, noise_keys)
+        return _swap(self._fold(places[-self.grad_tail :], z, x, noise_keys, recompute))
 
     @property
     def trains_continue(self) -> bool:
@@ -195,12 +210,16 @@ class RecursiveModel(nn.Module):
 
     @property
     def content_hash(self) -> str:
-        """sha256 over names and values of all tensors and the settings: equal hashes, equal maps."""
+        """sha256 over names and values of all tensors and the settings: equal hashes, equal maps.
+
+        `update_noise` is no part of the map, and undamped models hash as they did before there was damping.
+        """
+        off = {"update_noise"} | ({"damping"} if self.settings.damping == 1 else set())
         tensors = (
             f"{k}".encode() + v.detach().cpu().contiguous().numpy().tobytes()
             for k, v in self.state_dict().items()
         )
-        return sha256(self.settings.model_dump_json().encode(), *tensors)
+        return sha256(self.settings.model_dump_json(exclude=off).encode(), *tensors)
 
     @property
     def application_flops(self) -> float:
@@ -219,16 +238,42 @@ class RecursiveModel(nn.Module):
         self._build_rope()
         return self
 
-    def compile_blocks(self) -> None:
-        """Compile the recursive blocks, each for the exact shapes it meets."""
+    def compile_blocks(self, mode: str = "default") -> None:
+        """Compile the recursive blocks, each for the exact shapes it meets, in a mode of `torch.compile`.
+
+        CUDA graphs are no choice: a state outlives the step whose buffers they would use again.
+        """
         for module in self.modules():
             if isinstance(module, ReasoningModule):
-                module.compile(dynamic=False)
+                module.compile(dynamic=False, mode=None if mode == "default" else mode)
 
-    def _fold(self, schedule: tuple[str, ...], z: Any, x: Tensor) -> Any:
-        for which in schedule:
-            z = self.update(which, z, x)
+    def _fold(
+        self, places: Sequence[int], z: Any, x: Tensor, keys: Tensor | None = None, recompute: bool = False
+    ) -> Any:
+        for place in places:
+            if recompute:
+                z = checkpoint(
+                    self._advance, place, z, x, keys, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                z = self._advance(place, z, x, keys)
         return z
+
+    def _advance(self, place: int, z: Any, x: Tensor, keys: Tensor | None = None) -> Any:
+        """The update at a place of the schedule: damped, and with noise where there are keys."""
+        s, new = self.settings, self.update(self.schedule[place], z, x)
+        keys = keys if s.update_noise else None
+        if s.damping == 1 and keys is None:
+            return new
+        parts = []
+        for i, (old, part) in enumerate(zip(leaves(z), leaves(new), strict=True)):
+            if part is not old:  # what the update leaves alone gets neither
+                part = part if s.damping == 1 else torch.lerp(old, part, s.damping)
+                if keys is not None:
+                    noise = normal(keys, (UPDATE, place, i), (part.shape[0], part.shape[2]))
+                    part = part + (s.update_noise * noise).transpose(0, 1).to(part.dtype)
+            parts.append(part)
+        return self._latent(parts)
 
     def _latent(self, parts: list[Tensor]) -> Any:
         return HL(*parts) if len(parts) == 2 else parts[0]

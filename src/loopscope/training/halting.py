@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.config import ModelSettings
-from loopscope.latent import where
+from loopscope.latent import batch_size, rows, tree_map, where
 from loopscope.models import Readout, RecursiveModel
 from loopscope.tasks.base import Batch
 
@@ -43,17 +43,29 @@ def empty_carry(model: RecursiveModel, batch: Batch) -> Carry:
 
 
 @torch.no_grad()
-def refill(model: RecursiveModel, carry: Carry, incoming: Batch, generator: torch.Generator | None) -> Carry:
+def refill(
+    model: RecursiveModel,
+    carry: Carry,
+    incoming: Batch,
+    generator: torch.Generator | None,
+    share: slice = slice(None),
+    num_slots: int = 0,
+) -> Carry:
     """Give the halted slots the incoming puzzles and a fresh start.
 
     Args:
         model: gives the start; with `random_init` it is drawn from `generator` for every slot, halted
-            or not, so that what a slot gets does not depend on the others.
-        carry: all slots.
+            or not, of all processes, so that what a slot gets does not depend on the others.
+        carry: the slots of this process.
         incoming: one puzzle per slot; those of slots that go on are ignored.
         generator: source of the random starts.
+        share: which of all slots are those of this process.
+        num_slots: slots of all processes together; 0 when there is one.
     """
-    start = model.initial_state(model.encode(incoming), generator)
+    size = num_slots or batch_size(incoming)
+    # A start looks at the shapes of its context only, so one row stands for all.
+    ctx = tree_map(lambda t: t[:1].expand(size, *t.shape[1:]), model.encode(rows(incoming, slice(1))))
+    start = rows(model.initial_state(ctx, generator), share)
     return Carry(
         where(carry.halted, start, carry.z),
         carry.steps.masked_fill(carry.halted, 0),
@@ -68,9 +80,10 @@ def exploration_steps(size: int, settings: ModelSettings, generator: torch.Gener
     Drawn anew for every step, as officially: a slot that explores now may halt at the next segment.
     """
     if settings.halt_max_steps < 2:
-        return torch.zeros(size, dtype=torch.int32)
-    explore = torch.rand(size, generator=generator) < settings.halt_exploration_prob
-    minimum = torch.randint(2, settings.halt_max_steps + 1, (size,), generator=generator)
+        return torch.zeros(size, dtype=torch.int32, device=generator.device)
+    device = generator.device
+    explore = torch.rand(size, generator=generator, device=device) < settings.halt_exploration_prob
+    minimum = torch.randint(2, settings.halt_max_steps + 1, (size,), generator=generator, device=device)
     return torch.where(explore, minimum, 0).to(torch.int32)
 
 

@@ -1,7 +1,8 @@
 """The training loop: one optimiser step per segment, deep supervision, carry slots.
 
-Everything random is drawn from (seed, step), so a run resumed from a checkpoint equals one that was
-never stopped.
+Everything random is drawn from (seed, step) for the whole batch, so a run resumed from a checkpoint
+equals one that was never stopped, and several processes with a share of the slots each equal one.
+Within a step nothing waits for the GPU: numbers are read where a line of metrics is written.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +20,24 @@ import torch
 import yaml
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from loopscope.config import Recipe
 from loopscope.errors import UserError
 from loopscope.files import write_text
-from loopscope.latent import batch_size, concat, leaves, rows, tree_map
+from loopscope.latent import batch_size, concat, rows, tree_map
 from loopscope.models import RecursiveModel
-from loopscope.models.folder import load_state, save_model
-from loopscope.training import checkpoint, halting
+from loopscope.models.noise import draw_keys
+from loopscope.training import distributed, halting, saving
 from loopscope.training.ema import EMA
+from loopscope.training.flossing import flossed_slots, flossing_loss
 from loopscope.training.interrupt import asked_to_stop
 from loopscope.training.loss import segment_loss
-from loopscope.training.optim import SignSGD, learning_rate, make_optimizers
+from loopscope.training.optim import SignSGD, clip_gradients, learning_rate, make_optimizers
+from loopscope.training.perturb import check_parts, perturb
+from loopscope.training.prefetch import Prefetch
+from loopscope.training.sinks import Sink, open_sinks
 from loopscope.training.stream import TrainingStream, step_generator
+from loopscope.training.view import Nothing, View, make_view
 
 OnEval = Callable[[RecursiveModel], Mapping[str, float]]
 LOSSES = ("loss", "cell_loss", "halt_loss", "continue_loss")  # summed over all rows of a step
@@ -52,18 +57,23 @@ class Segment(NamedTuple):
 class Trainer:
     """One run: a model, its stream of puzzles, and a folder.
 
+    Of several processes each has a trainer with its share of the slots and the same weights; the first
+    evaluates and writes.
+
     Args:
         recipe: resolved settings.
         model: the model, on its device, updated in place.
-        stream: training batches.
+        stream: training batches, of them this process's share.
         folder: run folder; gets config.yaml, metrics.jsonl, checkpoints/, best/ and last/.
         on_eval: called with the averaged weights every `eval_every` steps; returns metrics, of
             which `exact_accuracy` chooses `best/`. None evaluates nothing.
     Attributes:
+        share: the slots of the batch that belong to this process.
+        noisy: whether a step draws noise keys for the slots.
         step: optimiser steps done.
         total_steps: where the run ends.
         minutes: time spent, earlier sittings included.
-        sums: what the next line of metrics averages, gathered since the last one.
+        sums: what the next line of metrics averages, gathered since the last one in this process.
     """
 
     def __init__(
@@ -77,7 +87,11 @@ class Trainer:
         self.recipe, self.model, self.stream, self.on_eval = recipe, model, stream, on_eval
         self.folder = Path(folder)
         t = self.settings = recipe.train
+        self.share = distributed.share(t.batch_size)
         self.total_steps = num_steps(recipe, stream.puzzles.examples_per_pass)
+        check_parts(t, model.state_names)
+        noises = (model.settings.update_noise, t.start_noise, t.carry_noise, t.flossing_weight)
+        self.noisy = any(noises)
         self.optimizers = make_optimizers(model, t)
         self.table_optimizer = None
         if model.settings.puzzle_emb_ndim:
@@ -85,10 +99,13 @@ class Trainer:
             self.table_optimizer = SignSGD(table, t.puzzle_emb_lr, t.puzzle_emb_weight_decay)
         self.ema = EMA(model, t.ema_rate) if t.ema else None
         self.carry = halting.empty_carry(model, stream.batch(0).to(model.device))
+        self.batches = Prefetch(stream.batch, self.total_steps, model.device)
         self.step, self.best, self.minutes = 0, -math.inf, 0.0
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=model.device)
         self.steps_summed = 0
         self.saved_step = -1
+        self.view: View = Nothing()
+        self.watchers: list[Sink | View] = []
 
     # -- one run
 
@@ -98,20 +115,19 @@ class Trainer:
         Raises:
             UserError: the loss is no longer a number; the last checkpoint stays as it was.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = yaml.safe_dump(self.recipe.model_dump(), sort_keys=False)
-        write_text(self.folder / "config.yaml", settings)
         limit = self.settings.max_minutes or math.inf
         earlier, began = self.minutes, time.monotonic()
-        bar = tqdm(
-            total=self.total_steps, initial=self.step, disable=not progress, unit="step", smoothing=0.05
-        )
-        with asked_to_stop() as stop, bar:
-            while self.step < self.total_steps and not stop() and self.minutes - earlier < limit:
+        with asked_to_stop() as stop, self._watched(progress):
+            distributed.on_main(self._write_settings)
+            averages = self.ema.shadow if self.ema is not None else {}
+            distributed.copy_from_main([*self.model.state_dict().values(), *averages.values()])
+            while self.step < self.total_steps:
+                if distributed.any_of(stop() or self.minutes - earlier >= limit):
+                    break
                 self.train_step()
                 self.minutes = earlier + (time.monotonic() - began) / 60
-                bar.update()
-                self._after_step(bar)
+                self.view.step()
+                self._after_step()
             if self.saved_step != self.step:
                 self.save()
         if self.step < self.total_steps:
@@ -119,15 +135,35 @@ class Trainer:
                 "stopped at step %d of %d; resume %s to go on", self.step, self.total_steps, self.folder
             )
 
-    def _after_step(self, bar: tqdm) -> None:
+    @contextmanager
+    def _watched(self, progress: bool) -> Iterator[None]:
+        """Within the block the view and the trackers of the first process get every line of metrics."""
+
+        def start() -> None:
+            sinks = open_sinks(self.settings.log_to, self.folder, self.recipe)
+            self.view = make_view(self.recipe, self.total_steps, self.step) if progress else Nothing()
+            self.watchers = [*sinks, self.view]
+
+        distributed.on_main(start)
+        try:
+            yield
+        finally:
+            for watcher in self.watchers:
+                watcher.close()
+            self.watchers, self.view = [], Nothing()
+
+    def _write_settings(self) -> None:
+        with saving.writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            settings = yaml.safe_dump(self.recipe.model_dump(), sort_keys=False)
+            write_text(self.folder / "config.yaml", settings)
+
+    def _after_step(self) -> None:
         t, last = self.settings, self.step == self.total_steps
         if self.step % t.log_every == 0 or last:
-            line = self._log()
-            bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            self._log()
         if self.on_eval is not None and (self.step % t.eval_every == 0 or last):
-            scores = self._evaluate(self.on_eval)
-            if not bar.disable:
-                bar.write(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+            self._evaluate(self.on_eval)
         if self.step % t.checkpoint_every == 0 or last:
             self.save()
 
@@ -136,28 +172,46 @@ class Trainer:
     def train_step(self) -> None:
         """One segment for every slot, then one optimiser step."""
         t, model = self.settings, self.model
-        generator = step_generator(t.seed, self.step)
-        min_steps = halting.exploration_steps(t.batch_size, model.settings, generator).to(model.device)
-        incoming = self.stream.batch(self.step).to(model.device)
+        generator = step_generator(t.seed, self.step, model.device)
+        min_steps = halting.exploration_steps(t.batch_size, model.settings, generator)[self.share]
         # All slots are refilled at once, so that no draw depends on how the batch is split below.
-        carry = halting.refill(model, self.carry, incoming, generator)
-        size = t.micro_batch or t.batch_size
-        parts = [slice(start, start + size) for start in range(0, t.batch_size, size)]
-        done = [self._segment(rows(carry, part), min_steps[part]) for part in parts]
+        incoming = self.batches.batch(self.step)
+        carry = halting.refill(model, self.carry, incoming, generator, self.share, t.batch_size)
+        keys = draw_keys(t.batch_size, generator)[self.share] if self.noisy else None
+        if keys is not None:
+            carry = perturb(carry, keys, t, self.step, model.state_names)
+            self._floss(carry, keys)
+        slots = batch_size(carry)
+        size = t.micro_batch or slots
+        parts = [slice(start, start + size) for start in range(0, slots, size)]
+        done = [self._segment(*rows((carry, min_steps, keys), part)) for part in parts]
         self.carry = concat([d.carry for d in done])
         self.sums += torch.stack([d.sums for d in done]).sum(0)
         self.steps_summed += 1
+        distributed.sum_in_place([p.grad for p in model.parameters() if p.grad is not None])
         self._optimise([d.table_grad for d in done if d.table_grad is not None])
         self.step += 1
 
-    def _segment(self, carry: halting.Carry, min_steps: Tensor) -> Segment:
+    def _floss(self, carry: halting.Carry, keys: Tensor) -> None:
+        """Add the gradient of the flossing loss, a mean over some slots of all processes."""
+        t = self.settings
+        if not t.flossing_weight or self.step % t.flossing_every:
+            return
+        chosen = flossed_slots(t, self.share.start, batch_size(carry))
+        if chosen.start < chosen.stop:
+            loss = flossing_loss(self.model, *rows((carry, keys), chosen), t)
+            (loss * (t.flossing_weight / t.flossing_slots)).backward()
+
+    def _segment(self, carry: halting.Carry, min_steps: Tensor, keys: Tensor | None) -> Segment:
         model, data, steps = self.model, carry.data, carry.steps + 1
         assert data.labels is not None
         table_rows = None
         if self.table_optimizer is not None:  # the table sees no autograd: take the gradient of its rows
             table_rows = self.table_optimizer.table[data.puzzle_ids].requires_grad_()
         ctx = model.encode(data, table_rows)
-        z = model.training_segment(carry.z, ctx)
+        z = model.training_segment(
+            carry.z, ctx, noise_keys=keys, recompute=self.settings.activation_checkpointing
+        )
         out = model.readout(z, ctx)
         target = halting.continue_target(model, z, ctx, steps) if model.trains_continue else None
         loss = segment_loss(out, data.labels, self.settings.loss, target)
@@ -181,63 +235,77 @@ class Trainer:
     def _optimise(self, table_grads: list[Tensor]) -> None:
         ids = self.carry.data.puzzle_ids
         if self.table_optimizer is not None and ids is not None:
-            self.table_optimizer.lr = self._rate(self.settings.puzzle_emb_lr)
-            self.table_optimizer.step(ids, torch.cat(table_grads))
+            self.table_optimizer.lr = self._rate(self.settings.puzzle_emb_lr, self.step + 1)
+            grads = distributed.gather_rows(torch.cat(table_grads))
+            self.table_optimizer.step(distributed.gather_rows(ids), grads)
+        clip_gradients(self.model, self.settings.grad_clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self._rate(group["base_lr"])
+                group["lr"] = self._rate(group["base_lr"], self.step + 1)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
 
-    def _rate(self, base: float) -> float:
+    def _rate(self, base: float, step: int) -> float:
         t = self.settings
         return learning_rate(
-            self.step + 1, base, warmup=t.lr_warmup_steps, total=self.total_steps, min_ratio=t.lr_min_ratio
+            step, base, warmup=t.lr_warmup_steps, total=self.total_steps, min_ratio=t.lr_min_ratio
         )
 
     # -- watching
 
-    def _log(self) -> dict[str, Any]:
+    def _log(self) -> None:
         """Write a line of means: losses over all rows since the last line, the rest over halted ones."""
-        self._check_finite()
-        sums = dict(zip(SUMS, self.sums.tolist(), strict=True))
+        sums = dict(zip(SUMS, self._checked_sums().tolist(), strict=True))
         num_rows, halted = self.steps_summed * self.settings.batch_size, int(sums["halted"])
         line = {key: sums[key] / num_rows for key in LOSSES}
         line |= {"halted": halted, **{key: sums[key] / halted if halted else math.nan for key in FINISHED}}
-        self._write_line({"kind": "train", **line, "lr": self.optimizers[0].param_groups[0]["lr"]})
+        line["lr"] = self._rate(self.settings.lr, self.step)
+        distributed.on_main(lambda: self._write_line({"kind": "train", **line}))
         self.sums.zero_()
         self.steps_summed = 0
-        return line
 
-    def _evaluate(self, on_eval: OnEval) -> Mapping[str, float]:
-        self._check_finite()
-        with self._averaged(), torch.no_grad():
-            scores = dict(on_eval(self.model))
-            self._write_line({"kind": "eval", **scores})
-            if scores.get("exact_accuracy", -math.inf) > self.best:
-                self.best = scores["exact_accuracy"]
-                self._save_model("best", scores)
-        return scores
+    def _evaluate(self, on_eval: OnEval) -> None:
+        self._checked_sums()
+
+        def score_averages() -> None:
+            with self.averaged(), torch.no_grad():
+                scores = dict(on_eval(self.model))
+                self._write_line({"kind": "eval", **scores})
+                if scores.get("exact_accuracy", -math.inf) > self.best:
+                    self.best = scores["exact_accuracy"]
+                    with saving.writing(self.folder):
+                        saving.write_model(self, "best", scores)
+
+        distributed.on_main(score_averages)
 
     def _write_line(self, values: Mapping[str, Any]) -> None:
         line = {"step": self.step, "minutes": round(self.minutes, 3), **values}
         line = {k: None if v != v else v for k, v in line.items()}  # json has no NaN
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with saving.writing(self.folder), (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        for watcher in self.watchers:
+            watcher.line(line)
 
-    def _check_finite(self) -> None:
-        """A loss or weight that is no number: stop before anything of it is saved."""
-        tensors = [self.sums, *self.model.parameters()]
-        if not all(bool(t.isfinite().all()) for t in tensors):
-            what = "loss is" if not self.sums.isfinite().all() else "weights are"
+    def _checked_sums(self) -> Float[Tensor, " sums"]:
+        """The sums over all processes.
+
+        Raises:
+            UserError: a loss or weight is no number; said before anything of it is saved.
+        """
+        sums = self.sums.clone()
+        distributed.sum_in_place([sums])
+        finite = torch.stack([t.isfinite().all() for t in (sums, *self.model.parameters())])
+        if not finite.all():
+            what = "weights are" if finite[0] else "loss is"
             raise UserError(
                 f"the {what} no longer finite at step {self.step}. Lower train.lr or raise "
                 f"train.lr_warmup_steps; the last checkpoint in {self.folder / 'checkpoints'} is intact."
             )
+        return sums
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """A context in which the model holds the averaged weights, where there are any."""
         return self.ema.swapped() if self.ema is not None else nullcontext()
 
@@ -245,100 +313,17 @@ class Trainer:
 
     def save(self) -> None:
         """`last/` with the averaged weights, and a checkpoint of everything."""
-        self._check_finite()
-        with self._averaged():
-            self._save_model("last", {})
-        parts = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.shadow if self.ema is not None else {},
-            "optimizer": self._moments(),
-            "carry": {f"0.{i}": leaf for i, leaf in enumerate(leaves(self.carry))},
-        }
-        facts = {
-            "total_steps": self.total_steps,
-            "best": self.best,
-            "minutes": self.minutes,
-            "sums": self.sums.tolist(),
-            "steps_summed": self.steps_summed,
-            "data": self.stream.puzzles.content_hash,
-        }
-        checkpoint.save(self.folder / "checkpoints", self.step, parts, facts)
-        checkpoint.prune(self.folder / "checkpoints", self.settings.keep_last)
+        self._checked_sums()
+        saving.save(self)
         self.saved_step = self.step
 
-    def _save_model(self, name: str, scores: Mapping[str, float]) -> None:
-        facts = {"recipe": self.recipe.model_dump(), "step": self.step, "minutes": self.minutes}
-        facts |= {"weights": "ema" if self.ema is not None else "raw", "validation": dict(scores)}
-        save_model(self.model, self.folder / name, facts)
-
-    def _moments(self) -> dict[str, Tensor]:
-        state = {name: self._state_of(p) for name, p in self.model.named_parameters()}
-        return {f"{name}.{k}": v for name, s in state.items() for k, v in s.items() if k != "step"}
-
-    def _state_of(self, p: Tensor) -> dict[str, Any]:
-        """What an optimiser keeps about a weight: AdamATan2 m, v and step, Muon momentum_buffer."""
-        return next((o.state[p] for o in self.optimizers if p in o.state), {})
-
     def resume(self) -> None:
-        """Continue from the newest checkpoint of the run folder.
+        """Continue from the newest checkpoint of the run folder; without any begin again.
 
         Raises:
-            UserError: there is none, it is damaged, or it does not fit the settings.
+            UserError: the checkpoint is damaged, or does not fit the settings.
         """
-        path = checkpoint.latest(self.folder / "checkpoints")
-        if path is None:
-            raise UserError(f"{self.folder}: no checkpoint to resume from. Leave out --resume to start anew.")
-        parts, facts = checkpoint.load(path)
-        load_state(self.model, parts["model"], str(path))
-        self._read_ema(parts["ema"], path)
-        self.step = self.saved_step = facts["step"]
-        self.minutes = facts["minutes"]
-        self.best = -math.inf if facts["best"] is None else facts["best"]
-        self._read_moments(parts["optimizer"])
-        self._read_carry(parts["carry"], path)
-        self.sums.copy_(torch.tensor(facts.get("sums", [0.0] * len(SUMS)), dtype=torch.float64))
-        self.steps_summed = facts.get("steps_summed", 0)
-        if facts.get("data", "") not in ("", self.stream.puzzles.content_hash):
-            log.warning("%s: the training puzzles are not those the run began with", path)
-        self._forget_later_lines()
-
-    def _read_ema(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        if self.ema is None:
-            return
-        if set(tensors) != set(self.ema.shadow):
-            raise UserError(f"{path}: no averaged weights in this run. Resume with train.ema=false.")
-        for name, shadow in self.ema.shadow.items():
-            shadow.copy_(tensors[name])
-
-    def _read_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        names = {p: name for name, p in self.model.named_parameters()}
-        for optimizer in self.optimizers:
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
-                start = f"{names[p]}."
-                moments = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                if moments:
-                    kept = {k: v.to(p.device) for k, v in moments.items()}
-                    optimizer.state[p] = {"step": self.step, **kept}
-
-    def _read_carry(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Slots in one piece, or in several as older checkpoints keep them."""
-        pieces = 1 + max(int(name.partition(".")[0]) for name in tensors)
-        columns = range(len(leaves(self.carry)))
-        whole = [torch.cat([tensors[f"{i}.{j}"] for i in range(pieces)]) for j in columns]
-        if len(whole[0]) != batch_size(self.carry):
-            raise UserError(
-                f"{path}: {len(whole[0])} slots, but train.batch_size={batch_size(self.carry)}. "
-                f"Resume with train.batch_size={len(whole[0])}."
-            )
-        parts = iter(t.to(self.model.device) for t in whole)
-        self.carry = tree_map(lambda _: next(parts), self.carry)
-
-    def _forget_later_lines(self) -> None:
-        """Drop the metrics of steps after the checkpoint, and a last line cut off by a crash."""
-        path = self.folder / "metrics.jsonl"
-        if path.is_file():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= self.step))
+        saving.restore(self)
 
 
 def num_steps(recipe: Recipe, examples_per_pass: float) -> int:

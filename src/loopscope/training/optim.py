@@ -1,4 +1,4 @@
-"""The optimisers and the schedule of the official code, in plain PyTorch, and Muon as a choice."""
+"""The optimisers and the schedule of the official code, in plain PyTorch; AdamW and Muon as choices."""
 
 from __future__ import annotations
 
@@ -72,11 +72,10 @@ class SignSGD:
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " B"], grad: Float[Tensor, "B ndim"]) -> None:
         """w <- w (1 - lr * wd) - lr * sign(sum of gradients), for the identifiers in `ids`."""
-        unique, position = ids.unique(return_inverse=True)
-        summed = torch.zeros(len(unique), grad.shape[1], dtype=grad.dtype, device=grad.device)
-        summed.index_add_(0, position, grad)
-        rows = self.table[unique] * (1 - self.lr * self.weight_decay) - self.lr * summed.sign()
-        self.table[unique] = rows
+        # Every row gets the sum over the rows of its identifier, by a product: always in the same order,
+        # and without waiting for a GPU to say how many identifiers there are. Equal ids write equal rows.
+        summed = (ids[:, None] == ids).to(grad.dtype) @ grad
+        self.table[ids] = self.table[ids] * (1 - self.lr * self.weight_decay) - self.lr * summed.sign()
 
 
 def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
@@ -84,24 +83,28 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
 
     With `optimizer=muon` the matrices inside the blocks go to Muon (torch's own), embeddings, heads and
     vectors stay with AdamATan2. Muon's step is scaled to the size of the matrix as for AdamW
-    (`match_rms_adamw`), which asks for a rate some four times that of AdamATan2 (docs/log.md).
+    (`match_rms_adamw`), which asks for a rate some four times that of AdamATan2 (docs/log.md). With
+    `freeze_weights` there are none, and the weights no longer ask for gradients.
 
     Raises:
         UserError: Muon asked of a torch that has none.
     Source: Jordan et al., Muon (2024); Liu et al., "Muon is Scalable for LLM Training" (2502.16982).
     """
-    named = list(model.named_parameters())
+    model.requires_grad_(not settings.freeze_weights)
+    if settings.freeze_weights:
+        return []
+    named, decay = list(model.named_parameters()), settings.weight_decay
     matrices = [p for name, p in named if settings.optimizer == "muon" and p.ndim == 2 and "layers." in name]
     rest = [p for _, p in named if not any(p is m for m in matrices)]
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else AdamATan2
     betas = (settings.beta1, settings.beta2)
-    optimizers: list[torch.optim.Optimizer] = [AdamATan2(rest, settings.lr, betas, settings.weight_decay)]
+    optimizers: list[torch.optim.Optimizer] = [kind(rest, settings.lr, betas, weight_decay=decay)]
     if matrices:
         if not hasattr(torch.optim, "Muon"):
             raise UserError(
                 f"train.optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}. "
                 "Update torch or set train.optimizer=adam_atan2."
             )
-        decay = settings.weight_decay
         muon = torch.optim.Muon(
             matrices, settings.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -109,6 +112,15 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
     for group in (g for optimizer in optimizers for g in optimizer.param_groups):
         group["base_lr"] = group["lr"]
     return optimizers
+
+
+def clip_gradients(model: nn.Module, most: float) -> None:
+    """Scale the gradients of all weights down to a joint norm of `most`; 0 leaves them as they are.
+
+    The puzzle table is not among them: its update takes the sign alone.
+    """
+    if most:
+        nn.utils.clip_grad_norm_(model.parameters(), most)
 
 
 def learning_rate(step: int, base: float, *, warmup: int, total: int, min_ratio: float) -> float:

@@ -12,7 +12,10 @@ from loopscope.config import Recipe, TrainSettings, load_recipe
 from loopscope.errors import UserError
 from loopscope.models import RecursiveModel, build_model
 from loopscope.tasks import PuzzleSet
-from loopscope.training.loop import OnEval, num_steps
+from loopscope.training import distributed
+from loopscope.training.finetune import load_source
+from loopscope.training.loop import OnEval, Trainer, num_steps
+from loopscope.training.memory import activation_bytes, state_bytes
 from loopscope.training.order import groups_of
 from loopscope.training.setup import make_trainer, pick_device, resolve, split, training_puzzles
 
@@ -31,7 +34,7 @@ def train(
     progress: bool = True,
     device: str = "auto",
 ) -> Path:
-    """Train a model.
+    """Train a model; under torchrun with all its processes together, each with its share of every batch.
 
     Args:
         recipe: a shipped recipe, a yaml file or ready settings. With `resume` it may be None: the
@@ -50,17 +53,33 @@ def train(
         UserError: a bad setting, unreadable puzzles, `out` already holds a run, or nothing to resume.
     """
     out = Path(out)
+    with distributed.processes():
+        with distributed.agreeing():
+            trainer = _trainer(recipe, out, overrides, puzzles, resume, on_eval, device)
+        trainer.run(progress)
+    return out / ("best" if (out / "best").is_dir() else "last")
+
+
+def _trainer(
+    recipe: str | Path | Recipe | None,
+    out: Path,
+    overrides: Sequence[str],
+    puzzles: PuzzleSet | None,
+    resume: bool,
+    on_eval: EvalFactory | None,
+    device: str,
+) -> Trainer:
     target = pick_device(device)
     settings = _settings(recipe, out, overrides, resume)
     puzzles = training_puzzles(settings.data) if puzzles is None else puzzles
     learn, held_out = split(settings, puzzles)
     settings = resolve(settings, puzzles)
+    settings, source = (settings, None) if resume else load_source(settings)
     score = on_eval(held_out, settings.train) if on_eval is not None and len(held_out) else None
-    trainer = make_trainer(settings, learn, out, score, target)
+    trainer = make_trainer(settings, learn, out, score, target, source)
     if resume:
         trainer.resume()
-    trainer.run(progress)
-    return out / ("best" if (out / "best").is_dir() else "last")
+    return trainer
 
 
 def _settings(
@@ -91,15 +110,17 @@ def plan(recipe: Recipe, puzzles: PuzzleSet | None = None) -> dict[str, Any]:
         `settings` (nested plain values) and numbers: parameters, training and validation puzzles,
         slots (puzzles in flight), applications per segment, steps, FLOPs of a step and of the run
         (matrix products, 2 per multiply-add; backward counted twice forward), and bytes of what stays
-        in memory from step to step: weights, gradients, moments, averages, puzzle table, slots. The
-        activations of a micro batch come on top.
+        in memory from step to step: weights, gradients, moments, averages, puzzle table, slots. On top
+        come the activations of a micro batch, uncompiled; compiled blocks keep less.
     """
     puzzles = training_puzzles(recipe.data) if puzzles is None else puzzles
     learn, held_out = split(recipe, puzzles)
     recipe = resolve(recipe, puzzles)
     with torch.device("meta"):  # shapes without memory
         model = build_model(recipe.model)
-    steps, slots = num_steps(recipe, learn.examples_per_pass), recipe.train.batch_size
+    t = recipe.train
+    steps, slots = num_steps(recipe, learn.examples_per_pass), t.batch_size
+    rows = t.micro_batch or slots // distributed.num_processes()
     return {
         "settings": recipe.model_dump(),
         "parameters": model.num_parameters,
@@ -110,7 +131,8 @@ def plan(recipe: Recipe, puzzles: PuzzleSet | None = None) -> dict[str, Any]:
         "steps": steps,
         "FLOPs per step": (flops := slots * training_flops(model)),
         "FLOPs": steps * flops,
-        "state bytes": _state_bytes(model, recipe.train),
+        "state bytes": state_bytes(model, t),
+        "activation bytes": activation_bytes(model, rows, t.activation_checkpointing),
     }
 
 
@@ -120,12 +142,3 @@ def training_flops(model: RecursiveModel) -> float:
     if model.trains_continue:  # the target comes from a second segment
         applications += len(model.schedule)
     return applications * model.application_flops
-
-
-def _state_bytes(model: RecursiveModel, t: TrainSettings) -> int:
-    s = model.settings
-    copies = 4 + t.ema  # weights, gradients, two moments; averages
-    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    latent = s.num_tokens * s.hidden_size * len(model.state_names) * model.dtype.itemsize
-    puzzle = 2 * 8 * s.seq_len
-    return copies * 4 * model.num_parameters + buffers + t.batch_size * (latent + puzzle)

@@ -14,9 +14,11 @@ import torch
 
 from loopscope.config import DataSettings, ModelSettings, Recipe, validated
 from loopscope.errors import UserError
-from loopscope.models import build_model
+from loopscope.models import RecursiveModel, build_model
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles
 from loopscope.tasks.base import join
+from loopscope.training import distributed
+from loopscope.training.finetune import start_from
 from loopscope.training.loop import OnEval, Trainer
 from loopscope.training.order import OfficialOrder, groups_of
 from loopscope.training.stream import TrainingStream, split_validation
@@ -93,8 +95,9 @@ def make_trainer(
     folder: str | Path,
     on_eval: OnEval | None = None,
     device: torch.device | str = "cpu",
+    source: RecursiveModel | None = None,
 ) -> Trainer:
-    """A trainer with fresh weights.
+    """A trainer with fresh weights, or with those of a trained model.
 
     Args:
         recipe: resolved settings.
@@ -102,16 +105,26 @@ def make_trainer(
         folder: the run folder.
         on_eval: as in `Trainer`.
         device: where to compute.
+        source: the model to start from.
+    Raises:
+        UserError: the batch cannot be shared out equally among the processes.
     """
     t, d = recipe.train, recipe.data
+    if t.batch_size % (n := distributed.num_processes()):
+        raise UserError(
+            f"train.batch_size={t.batch_size} is no multiple of {n} processes. "
+            f"Set train.batch_size={-(-t.batch_size // n) * n}."
+        )
     model = build_model(recipe.model, seed=t.seed).to(device)
+    if source is not None:
+        start_from(model, source)
     if t.compile:
         if missing := missing_for_compile(torch.device(device)):
             log.warning(
                 "train.compile=true needs %s, which is not here: training uncompiled, slower", missing
             )
         else:
-            model.compile_blocks()
+            model.compile_blocks(t.compile_mode)
     order = None
     if d.order == "official":
         order = OfficialOrder(groups_of(train), t.batch_size, t.seed, d.epochs_per_iter)
@@ -123,6 +136,7 @@ def make_trainer(
         augment=d.augmentations,
         reveal=d.reveal,
         reveal_steps=d.reveal_steps,
+        share=(distributed.rank(), distributed.num_processes()),
     )
     return Trainer(recipe, model, stream, folder, on_eval)
 
@@ -143,10 +157,24 @@ def pick_device(name: str) -> torch.device:
         UserError: no such device on this machine, or one that cannot train.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"device={name}: expected auto, cpu or cuda; the loss needs float64. Use device=cpu.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: torch sees no GPU here. Use device=cpu or install a CUDA build.")
+    if name == "cuda" and distributed.num_processes() > 1:
+        return _own_gpu()
     return torch.device(name)
+
+
+def _own_gpu() -> torch.device:
+    """Of several processes on a machine each takes the GPU of its number there."""
+    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= there:
+        raise UserError(
+            f"process {number + 1} of this machine finds only {there} GPUs. Start torchrun with "
+            f"--nproc-per-node {there}, or train with device=cpu."
+        )
+    torch.cuda.set_device(number)  # where NCCL looks
+    return torch.device("cuda", number)

@@ -78,10 +78,10 @@ def reveal_givens(
     return np.where(fill, labels, inputs)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Source of what a step draws for its slots: exploration and random starts."""
+def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Source of what a step draws for its slots, on their device: exploration and random starts."""
     state = np.random.SeedSequence([seed, SLOTS, step]).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
+    return torch.Generator(device).manual_seed(int(state[0]))
 
 
 def split_validation(puzzles: PuzzleSet, count: int, seed: int) -> tuple[PuzzleSet, PuzzleSet]:
