@@ -84,10 +84,10 @@ def solve(task: LightUp, question: np.ndarray) -> np.ndarray:
     return boards[task.verify(np.repeat(question, len(boards), 0), boards)]
 
 
-def main(out: str, overrides: Sequence[str]) -> None:
-    """Train on 1,000 puzzles with the recipe of the laptop model, then say how many new ones are solved."""
-    puzzles = generate(LightUp(5, 5), 1256, np.random.default_rng(0))
-    train, test = puzzles[:1000], puzzles[1000:]
+def main(out: str, overrides: Sequence[str], count: int = 1000, new: int = 256) -> None:
+    """Train on `count` puzzles with the recipe of the laptop model, then say how many new ones are solved."""
+    puzzles = generate(LightUp(5, 5), count + new, np.random.default_rng(0))
+    train, test = puzzles[:count], puzzles[count:]
     print(LightUp(5, 5).render(test.inputs[0]), LightUp(5, 5).render(test.labels[0]), sep="\n\n")
     settings = ["data.generate=null", "data.validation=128", *overrides]
     weights = ls.train("sudoku6-cpu", out, overrides=settings, puzzles=train)

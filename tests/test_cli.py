@@ -21,7 +21,7 @@ from loopscope.provenance import provenance
 from loopscope.tasks import write_puzzles
 from tiny import tiny_model, tiny_puzzles
 
-COMMAND_LINES = ["demo", "train", "eval", "solve", "measure", "report", "verify", "toy"]
+COMMAND_LINES = ["demo", "train", "eval", "compare", "solve", "measure", "report", "verify", "toy"]
 COMMAND_LINES += ["models list", "models info", "models convert"]
 
 
@@ -385,7 +385,7 @@ def test_verify_finds_a_detach(run, monkeypatch):
 
 
 def test_train_dry_run(run):
-    code, out, _ = run("train sudoku6-cpu data.generate.count=40 data.validation=8 --dry-run")
+    code, out, _ = run("train sudoku6-cpu data.generate.count=40 data.validation=8 --dry-run --no-probe")
     assert code == 0
     assert "count: 40" in out
     assert re.search(r"^training puzzles +32$", out, re.M)

@@ -19,7 +19,20 @@ from loopscope.errors import UserError
 
 # typer names this class nowhere: the base of its BadParameter, click's or its own copy of it
 UsageError: Any = typer.BadParameter.__mro__[1]
-COMMANDS = ("demo", "data", "train", "evaluate", "solve", "measure", "report", "verify", "toy", "models")
+COMMANDS = (
+    "demo",
+    "data",
+    "train",
+    "evaluate",
+    "compare",
+    "solve",
+    "measure",
+    "report",
+    "verify",
+    "toy",
+    "models",
+    "bench",
+)
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 app = typer.Typer(

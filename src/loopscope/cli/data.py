@@ -199,6 +199,10 @@ def show(
     """
     from loopscope.tasks.survey import survey
 
+    if figure is not None:
+        from loopscope.reports.puzzle_figure import checked_name, save_figure
+
+        checked_name(figure)
     found = survey(path, progress=options.show_progress())
     options.say(f"{found.name}: {found.task}", "bold")
     print_counts(found)
@@ -208,8 +212,6 @@ def show(
     for name, split in found.splits.items():
         print_examples(name, split, examples)
     if figure is not None:
-        from loopscope.reports.puzzle_figure import save_figure
-
         save_figure(found, figure)
         options.say(f"figure in {figure}")
 
@@ -232,21 +234,30 @@ def print_hardness(found: Any) -> None:
             quartiles = np.percentile(values, [0, 25, 50, 75, 100], method="nearest")
             rows.append([name, fact.replace("_", " "), *(options.number(int(q)) for q in quartiles)])
     options.table("", ["split", "", "least", "25 %", "median", "75 %", "most"], rows, left=2)
-    for name, split in found.splits.items():
-        if split.hardness:
-            print_bars(f"{name}: {split.hardness.replace('_', ' ')}", split.numbers[split.hardness])
+    print_histogram(found)
 
 
-def print_bars(title: str, values: Any) -> None:
-    """A histogram in text, about ten bins of whole numbers."""
-    from loopscope.tasks.survey import histogram
+def print_histogram(found: Any) -> None:
+    """Shares of the puzzles by hardness in text, the same classes for every split."""
+    import numpy as np
 
-    counts, names = histogram(values)
-    longest, width = max(map(len, names)), 40
-    options.say(title, "bold")
-    for count, name in zip(counts, names, strict=True):
-        bar = "█" * round(width * count / max(counts))
-        options.say(f"{name.rjust(longest)} {bar.ljust(width)} {100 * count / sum(counts):5.1f} %")
+    from loopscope.tasks.survey import class_edges, class_names, counted
+
+    known = {name: split for name, split in found.splits.items() if split.hardness}
+    if not known:
+        return
+    values = [split.numbers[split.hardness] for split in known.values()]
+    edges = class_edges(np.concatenate(values))
+    names, counts = class_names(edges), [counted(v, edges) for v in values]
+    longest, width = max(map(len, names)), 64 // len(known) - 12
+    fact = next(iter(known.values())).hardness.replace("_", " ")
+    options.say(f"{fact}: {', '.join(known)}" if len(known) > 1 else fact, "bold")
+    for name, *row in zip(names, *counts, strict=True):
+        bars = (
+            f"{('█' * round(width * n / max(all_))).ljust(width)} {100 * n / sum(all_):5.1f} %"
+            for n, all_ in zip(row, counts, strict=True)
+        )
+        options.say("  ".join([name.rjust(longest), *bars]))
 
 
 def remarks(found: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""loopscope report: one html page from measurements."""
+"""loopscope report: one html page from measurements, or from training runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from loopscope.cli import app, options
+from loopscope.errors import UserError
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Results of loopscope measure (.zarr).")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Results of loopscope measure (.zarr), or run folders of train.")
+    ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained html page: figures, tables, what each number means, provenance.
@@ -21,7 +24,17 @@ def report(
     loopscope report RUN.zarr
     loopscope report RUN.zarr --out report.html
     loopscope report first.zarr second.zarr --out compare.html
+    loopscope report runs/sudoku9 --out training.html
     """
-    from loopscope.reports.html import report as write
+    from loopscope.reports.training_page import is_run, training_report
 
-    options.say(f"written to {write(list(runs), out)}")
+    trained = [run for run in runs if is_run(run)]
+    if not trained:
+        from loopscope.reports.html import report as write
+
+        path = write(list(runs), out)
+    elif len(trained) == len(runs):
+        path = training_report(runs, out)
+    else:
+        raise UserError(f"{trained[0]} is a training run, not all others are. Make a page of each kind.")
+    options.say(f"written to {path}")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 def trunc_normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None = None) -> Tensor:
     """Normal numbers cut at two standard deviations, rescaled so that the *result* has `std`.
 
-    torch's own `trunc_normal_` does not rescale. Returns float32 of the given shape.
+    torch's own `trunc_normal_` does not rescale. Returns float32 of the given shape, on the device of
+    the generator.
     Source: JAX's `truncated_normal` initialiser, as the official code uses it.
     """
     if std == 0:
@@ -26,7 +27,8 @@ def trunc_normal(shape: tuple[int, ...], std: float, generator: torch.Generator 
     upper = math.erf(math.sqrt(2))
     density = math.exp(-2.0) / math.sqrt(2 * math.pi)  # standard normal density at 2
     scale = std / math.sqrt(1 - 4 * density / upper)
-    u = torch.empty(shape).uniform_(-upper, upper, generator=generator)
+    device = None if generator is None else generator.device
+    u = torch.empty(shape, device=device).uniform_(-upper, upper, generator=generator)
     return u.erfinv_().mul_(math.sqrt(2) * scale).clip_(-2 * scale, 2 * scale)
 
 

@@ -6,23 +6,19 @@ it. The same measurements give the same bytes.
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from string import Template
 
 from loopscope.files import write_text
 from loopscope.reports import tables
 from loopscope.reports.boards import board_svg, chosen_boards
-from loopscope.reports.drawing import Plot, to_svg
+from loopscope.reports.drawing import Plot
 from loopscope.reports.figures import accuracy_by_segment, restart_curves, survival_curve
 from loopscope.reports.findings import answer, findings, mcnemar
+from loopscope.reports.markup import figure_html, inline, sentence, table_html, whole_page
 from loopscope.reports.measurement import HOW_TO_GET, Measurement, Source, read_measurements
 from loopscope.reports.orbit_figures import (
     drift_against_exponent,
@@ -32,7 +28,6 @@ from loopscope.reports.orbit_figures import (
     spectrum_by_fate,
 )
 from loopscope.reports.published import escape_ratio, published_table
-from loopscope.reports.quantity import Cell, Noted, Quantity, Table
 from loopscope.reports.words import EXPLANATION, FOOTNOTES
 
 Draw = Callable[[Measurement], Plot]
@@ -92,16 +87,14 @@ def page(measurements: Sequence[Measurement]) -> str:
         "How they solve: " + ", ".join(m.name for m in measurements) if several else _title(measurements[0])
     )
     parts = [f"<h1>{escape(title)}</h1>"]
-    parts += [f'<p class="answer">{_inline(answer(m))}</p>' for m in measurements]
+    parts += [f'<p class="answer">{inline(answer(m))}</p>' for m in measurements]
     parts += [_explanation(measurements)]
     if several:
         parts += [_comparison(measurements)]
     for i, m in enumerate(measurements, start=1):
         parts += _run(m, i if several else None)
     parts += [_footnotes()]
-    folder = files("loopscope.reports")
-    css, template = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.html"))
-    return Template(template).substitute(title=escape(title), css=css.rstrip(), body="\n".join(parts))
+    return whole_page(title, parts)
 
 
 def _title(m: Measurement) -> str:
@@ -109,7 +102,7 @@ def _title(m: Measurement) -> str:
 
 
 def _explanation(measurements: Sequence[Measurement]) -> str:
-    lines = [f"<h2>What was measured</h2>{''.join(f'<p>{_inline(text)}</p>' for text in EXPLANATION)}"]
+    lines = [f"<h2>What was measured</h2>{''.join(f'<p>{inline(text)}</p>' for text in EXPLANATION)}"]
     for m in measurements:
         planned = int(m.attrs.get("n", m.n))
         count = (
@@ -131,7 +124,7 @@ def _explanation(measurements: Sequence[Measurement]) -> str:
 
 def _comparison(measurements: Sequence[Measurement]) -> str:
     table = tables.comparison_table(measurements, [tables.quantities(m) for m in measurements])
-    parts = ['<h2 id="comparison">Side by side</h2>', _table(table, title=False)]
+    parts = ['<h2 id="comparison">Side by side</h2>', table_html(table, title=False)]
     for a, b in combinations(measurements, 2):
         if sentence := mcnemar(a, b):
             parts.append(f"<p>{escape(sentence)}</p>")
@@ -153,9 +146,9 @@ def _run(m: Measurement, number: int | None) -> list[str]:
     head = "h2" if number is None else "h3"
     parts = [] if number is None else [f'<h2 id="run{number}">{escape(m.name)}</h2>']
     numbers = tables.quantities(m)
-    parts += [_table(tables.headline_table(numbers), head)]
+    parts += [table_html(tables.headline_table(numbers), head)]
     items = "".join(
-        f'<li><span class="verdict">{escape(f.verdict)}.</span> {_inline(_sentence(f.evidence))}</li>'
+        f'<li><span class="verdict">{escape(f.verdict)}.</span> {inline(sentence(f.evidence))}</li>'
         for f in findings(m, numbers)
     )
     parts += [f'<{head}>Findings</{head}><ul class="findings">{items}</ul>']
@@ -166,7 +159,7 @@ def _run(m: Measurement, number: int | None) -> list[str]:
         tables.rating_rows(m),
         published_table(m, numbers),
     ]
-    shown = [_table(table) for table in optional if table is not None]
+    shown = [table_html(table) for table in optional if table is not None]
     parts += [f"<{head}>Tables</{head}>", *shown, *_missing(m, ("rating",))]
     return [*parts, _boards(m, head), _provenance(m, head)]
 
@@ -177,7 +170,7 @@ def _figures(m: Measurement, number: int | None) -> list[str]:
         lacking = [need for need in needs if not _has(m, need)]
         missing += [lacking[0]] if lacking and lacking[0] not in missing else []
         if not lacking:
-            parts.append(_figure(draw(m), number))
+            parts.append(figure_html(draw(m), number))
     return parts + _missing(m, missing)
 
 
@@ -192,44 +185,10 @@ def _has(m: Measurement, need: str) -> bool:
 def _missing(m: Measurement, needs: Sequence[str]) -> list[str]:
     """One sentence for each thing that is not here, and how to get it."""
     return [
-        f'<p class="meta">{_inline(HOW_TO_GET[need])}</p>'
+        f'<p class="meta">{inline(HOW_TO_GET[need])}</p>'
         for need in needs
         if need in HOW_TO_GET and not _has(m, need)
     ]
-
-
-def _figure(plot: Plot, number: int | None) -> str:
-    name = f"{plot.key}{'' if number is None else f'_{number}'}.csv"
-    csv = base64.b64encode(plot.table.to_csv(index=False, float_format="%.6g").encode()).decode()
-    link = f'<a class="download" download="{name}" href="data:text/csv;base64,{csv}">Data (csv)</a>'
-    title = escape(plot.title)
-    caption = f"<figcaption>{_inline(plot.caption)} {link}</figcaption>"
-    return f"<figure><h3>{title}</h3>{to_svg(plot.figure, title)}{caption}</figure>"
-
-
-def _table(table: Table, head: str = "h3", title: bool = True) -> str:
-    numeric = [all(isinstance(row[i], int) for row in table.rows) for i in range(len(table.header))]
-    titles = "".join(
-        f"<th{' class=n' if n else ''}>{escape(t)}</th>" for t, n in zip(table.header, numeric, strict=True)
-    )
-    body = "".join(
-        f"<tr>{''.join(_td(cell, n) for cell, n in zip(row, numeric, strict=True))}</tr>"
-        for row in table.rows
-    )
-    heading = f"<{head}>{escape(table.title)}</{head}>" if title else ""
-    caption = f'<p class="caption">{_inline(table.caption)}</p>' if table.caption else ""
-    rows = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
-    return f'{heading}<div class="scroll"><table>{rows}</table></div>{caption}'
-
-
-def _td(cell: Cell, numeric: bool) -> str:
-    if isinstance(cell, int):
-        return f'<td class="n">{cell:,}</td>' if numeric else f"<td>{cell:,}</td>"
-    if isinstance(cell, Quantity):
-        return f'<td class="{"undefined" if math.isnan(cell.value) else "value"}">{_inline(str(cell))}</td>'
-    if isinstance(cell, Noted):
-        return f"<td>{escape(cell.name)}<small>{_inline(cell.note)}</small></td>"
-    return f"<td>{_inline(cell)}</td>"
 
 
 def _boards(m: Measurement, head: str) -> str:
@@ -280,19 +239,7 @@ def _plain(value: object) -> str:
 
 def _footnotes() -> str:
     items = "".join(
-        f'<dt id="word-{key}">{escape(term)}</dt><dd>{_inline(text)}</dd>'
+        f'<dt id="word-{key}">{escape(term)}</dt><dd>{inline(text)}</dd>'
         for key, (term, text) in FOOTNOTES.items()
     )
     return f'<h2>Words</h2><dl class="footnotes">{items}</dl>'
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _inline(text: str) -> str:
-    """Escaped text, with `code`, *emphasis* and [[key|words]] links to footnotes; intervals do not break."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    text = re.sub(r"\[([^\[\], ]+), ([^\[\], ]+)\]", "[\\1,\u00a0\\2]", text).replace(" %", "\u00a0%")
-    text = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", text)
-    return re.sub(r"\[\[(\w+)\|([^\]]+)\]\]", r'<a href="#word-\1">\2</a>', text)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from loopscope.reports.drawing import GREY, INK, styled
 from loopscope.reports.maze_boards import BLUE, draw_maze
 from loopscope.tasks import Maze, Sudoku, Task
 from loopscope.tasks.base import PAD
-from loopscope.tasks.survey import Survey, histogram
+from loopscope.tasks.survey import Survey, class_edges, class_names, counted
 
 SHOWN = 3  # puzzles
 ENDINGS = (".svg", ".pdf", ".png")
@@ -29,8 +30,8 @@ ARC_COLOURS = (
 )
 
 
-def save_figure(found: Survey, path: str | Path) -> None:
-    """Draw a set and write the picture, whole or not at all.
+def checked_name(path: str | Path) -> Path:
+    """The path of a picture to write; call it before long work.
 
     Raises:
         UserError: the name ends in something that is no picture.
@@ -38,8 +39,19 @@ def save_figure(found: Survey, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in ENDINGS:
         raise UserError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}. Choose one.")
+    return path
+
+
+def save_figure(found: Survey, path: str | Path) -> None:
+    """Draw a set and write the picture, whole or not at all.
+
+    Raises:
+        UserError: the name ends in something that is no picture.
+    """
+    path = checked_name(path)
     figure = draw_set(found)
-    with written_whole(path) as beside:
+    # Names inside an svg are random without a salt.
+    with written_whole(path) as beside, rc_context({"svg.hashsalt": "loopscope"}):
         nothing = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(beside, format=path.suffix[1:], metadata=nothing, dpi=160)
 
@@ -73,24 +85,19 @@ def _draw_hardness(ax: Axes, found: Survey) -> None:
         return
     facts = {split.hardness for split in known.values()}
     everything = np.concatenate([split.numbers[split.hardness] for split in known.values()])  # type: ignore[index]
-    edges = histogram(everything)[1]
+    edges = class_edges(everything)
+    names = class_names(edges)
     for i, (name, split) in enumerate(known.items()):
         values = split.numbers[str(split.hardness)]
-        shares = np.array(_counts(values, edges)) / len(values)
-        place = np.arange(len(edges)) + (i - (len(known) - 1) / 2) * 0.8 / len(known)
+        shares = np.array(counted(values, edges)) / len(values)
+        place = np.arange(len(names)) + (i - (len(known) - 1) / 2) * 0.8 / len(known)
         label = f"{name}, n = {len(values):,}"
         ax.bar(place, 100 * shares, 0.8 / len(known), color=SHADES[i % len(SHADES)], label=label)
-    ax.set_xticks(range(len(edges)), edges)
+    ax.set_xticks(range(len(names)), names)
     ax.set_xlabel(" / ".join(sorted(str(fact).replace("_", " ") for fact in facts)))
     ax.set_ylabel("puzzles (%)")
     ax.grid(axis="x", visible=False)
     ax.legend(frameon=False, ncols=len(known), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-
-
-def _counts(values: np.ndarray, classes: list[str]) -> list[int]:
-    """How many values lie in each class that `histogram` named."""
-    bounds = [[int(part) for part in name.split("-")] for name in classes]
-    return [int(((values >= low[0]) & (values <= low[-1])).sum()) for low in bounds]
 
 
 def draw_puzzle(

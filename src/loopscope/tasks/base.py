@@ -188,12 +188,12 @@ TASKS: Registry[Callable[[int], Task]] = Registry("task")
 
 
 def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
-    """Several sets of one task as one, without groups; facts that only some of them have are left out.
+    """Several sets of one task as one, group after group; facts that only some of them have are left out.
 
-    One set alone is handed back as it is, with its groups and memory-mapped.
+    One set alone is handed back as it is, memory-mapped.
 
     Raises:
-        UserError: they are of different tasks.
+        UserError: they are of different tasks, or their identifiers name different puzzles (ARC).
     """
     if len(sets) == 1:
         return sets[0]
@@ -201,6 +201,11 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
     if len(tasks) > 1:
         names = ", ".join(s.name for s in sets)
         raise UserError(f"{names}: different tasks ({', '.join(sorted(tasks))}). Join sets of one task.")
+    if any(s.puzzle_ids.any() or (s.groups is not None and s.groups.ids.any()) for s in sets):
+        names = ", ".join(s.name for s in sets)
+        raise UserError(
+            f"{names}: each numbers its puzzles from 1, so identifiers clash. Build one folder from all sources."
+        )
     shared = set.intersection(*(set(s.facts) for s in sets))
     labelled = all(s.labels is not None for s in sets)
     return PuzzleSet(
@@ -210,4 +215,19 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
         np.concatenate([s.puzzle_ids for s in sets]),
         {k: np.concatenate([s.facts[k] for s in sets]) for k in sorted(shared)},
         " + ".join(s.name for s in sets),
+        _joined_groups(sets),
     )
+
+
+def _joined_groups(sets: Sequence[PuzzleSet]) -> Groups | None:
+    """The groups of all sets in a row; None where every row of every set is a group."""
+    if all(s.groups is None for s in sets):
+        return None
+    parts, rows, puzzles = [], 0, 0
+    for s in sets:
+        single = np.arange(len(s) + 1, dtype=np.int32)
+        g = s.groups or Groups(single[:-1], single[1:], s.puzzle_ids, single)
+        parts.append((g.first + rows, g.stop + rows, g.ids, g.starts[1:] + puzzles))
+        rows, puzzles = rows + len(s), puzzles + len(g.ids)
+    first, stop, ids, ends = (np.concatenate(column).astype(np.int32) for column in zip(*parts, strict=True))
+    return Groups(first, stop, ids, np.concatenate([np.zeros(1, np.int32), ends]))

@@ -121,8 +121,8 @@ def _sources(puzzles: PuzzleSet) -> PuzzleSet:
     return puzzles[rows]
 
 
-def histogram(values: np.ndarray, bins: int = 10) -> tuple[list[int], list[str]]:
-    """Counts of whole numbers in about `bins` classes, and the name of each class.
+def class_edges(values: np.ndarray, classes: int = 10) -> list[int]:
+    """Edges of about `classes` classes of whole numbers; class i holds `edges[i]` to `edges[i + 1] - 1`.
 
     Classes are equally wide, except where the values are far from evenly spread (most Sudoku ratings are
     small): then 0, 1, 2-3, 4-7 and so on, doubling.
@@ -130,10 +130,17 @@ def histogram(values: np.ndarray, bins: int = 10) -> tuple[list[int], list[str]]
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high > 20 * max(1.0, float(np.median(values))) ** 0.5 * max(1, low):
         edges = [0, *(2**i for i in range(high.bit_length() + 1))]
-    else:
-        step = max(1, -(-(high + 1 - low) // bins))
-        edges = list(range(low, high + step + 1, step))
-    counts = np.histogram(values, edges)[0].tolist()
-    names = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(edges)]
-    taken = [i for i, count in enumerate(counts) if count]
-    return counts[taken[0] : taken[-1] + 1], names[taken[0] : taken[-1] + 1]
+        return edges[max(i for i, edge in enumerate(edges) if edge <= low) :]
+    step = max(1, -(-(high + 1 - low) // classes))
+    return list(range(low, high + step + 1, step))
+
+
+def class_names(edges: list[int]) -> list[str]:
+    """Such as 5-9 for each class, 5 where it holds one number."""
+    return [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(edges)]
+
+
+def counted(values: np.ndarray, edges: list[int]) -> list[int]:
+    """How many values lie in each class."""
+    inside = np.searchsorted(edges, values, side="right") - 1
+    return np.bincount(inside, minlength=len(edges) - 1).tolist()

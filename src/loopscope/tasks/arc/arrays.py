@@ -162,7 +162,7 @@ def _leaks(subsets: Mapping[str, Sequence[ArcTask]], test_sets: Sequence[str], a
         where = [n for n in subsets if n not in test_sets and shared & {task.id for task in subsets[n]}]
         raise UserError(
             f"{', '.join(where)}: {len(shared)} of {found.tasks} tasks of the test set "
-            f"{', '.join(test_sets)} are in there, such as {min(shared)}. Leave it out or allow the leak."
+            f"{', '.join(test_sets)} are in there, such as {min(shared)}. Leave it out, or pass --allow-leak."
         )
     return found
 

@@ -12,6 +12,8 @@ generator and gives the same bytes on every machine. Importing this module loads
 from __future__ import annotations
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import no_type_check
@@ -158,15 +160,28 @@ def _seeds(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @lru_cache
-def _column_orders(box_rows: int, box_cols: int) -> np.ndarray:
-    """Every order of the columns that keeps stacks together, (P, n)."""
+def _column_orders(box_rows: int, box_cols: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every order of the columns that keeps stacks together.
+
+    Returns:
+        The orders (P, n), sorted by their first column c and the first column d of their second stack; the
+        place of every column in each, (P, n); and where the orders of each c * n + d begin, (n^2 + 1,).
+    """
+    n = box_rows * box_cols
     inside = list(itertools.permutations(range(box_cols)))
-    orders = [
+    listed = [
         [stack * box_cols + col for stack, cols in zip(stacks, choice, strict=True) for col in cols]
         for stacks in itertools.permutations(range(box_rows))
         for choice in itertools.product(inside, repeat=box_rows)
     ]
-    return np.array(orders, np.int64)
+    orders = np.array(listed)
+    keys = orders[:, 0] * n + orders[:, box_cols % n]
+    orders = orders[np.argsort(keys, kind="stable")].astype(np.uint8)
+    return (
+        orders,
+        np.argsort(orders, axis=1).astype(np.uint8),
+        np.searchsorted(np.sort(keys), range(n * n + 1)),
+    )
 
 
 @njit(cache=True)
@@ -192,17 +207,6 @@ def _row_order(grid, column, digit, box_rows, order):
 
 @njit(cache=True)
 @no_type_check
-def _second_row(grid, column, digit, top, box_rows):
-    """The row of `top`'s band that comes second: least relabelled digit in `column` after `top`."""
-    best, least = -1, len(grid)
-    for row in range(top // box_rows * box_rows, (top // box_rows + 1) * box_rows):
-        if row != top and digit[grid[row, column]] < least:
-            best, least = row, digit[grid[row, column]]
-    return best
-
-
-@njit(cache=True)
-@no_type_check
 def _compare(grid, clue, digit, order, columns, best, best_clue):
     """-1, 0, 1: this arrangement against the best so far, solution first, then the clue pattern."""
     n = len(grid)
@@ -221,46 +225,58 @@ def _compare(grid, clue, digit, order, columns, best, best_clue):
 
 @njit(cache=True)
 @no_type_check
-def _canonical(grid, clue, box_rows, orders, best, best_clue, order, digit):
-    """Improve `best` and `best_clue` with all arrangements of one orientation of one board."""
+def _canonical(grid, clue, box_rows, orders, places, starts, best, best_clue, room):
+    """Improve `best` and `best_clue` with the arrangements of one orientation of one board that can win.
+
+    A cell of the second row gets as digit the new place of the column where the top row has that digit. The
+    least digit its first cell can get starts the second box: only orders of the columns with that are tried.
+    """
     n = len(grid)
+    order, digit, where, source = room
     for top in range(n):
-        for p in range(len(orders)):
-            columns = orders[p]
-            for j in range(n):
-                digit[grid[top, columns[j]]] = j
-            second = _second_row(grid, columns[0], digit, top, box_rows)
-            if second >= 0 and _row_is_greater(grid[second], columns, digit, best[1]):
+        for j in range(n):
+            where[grid[top, j]] = j
+        band = top // box_rows * box_rows
+        for second in range(band, band + box_rows):
+            if second == top and box_rows > 1:
                 continue
-            _row_order(grid, columns[0], digit, box_rows, order)
-            if _compare(grid, clue, digit, order, columns, best, best_clue) < 0:
-                for i in range(n):
+            for j in range(n):
+                source[j] = where[grid[second, j]]
+            for first in range(n):
+                key = first * n + source[first]
+                for p in range(starts[key], starts[key + 1]):
+                    j = 1 if second != top else n  # boxes of one row have no second row
+                    while j < n and places[p, source[orders[p, j]]] == best[1, j]:
+                        j += 1
+                    if j < n and places[p, source[orders[p, j]]] > best[1, j]:
+                        continue
                     for j in range(n):
-                        best[i, j] = digit[grid[order[i], columns[j]]]
-                        best_clue[i, j] = clue[order[i], columns[j]]
+                        digit[grid[top, orders[p, j]]] = j
+                    _row_order(grid, first, digit, box_rows, order)
+                    if _compare(grid, clue, digit, order, orders[p], best, best_clue) < 0:
+                        _keep(grid, clue, digit, order, orders[p], best, best_clue)
 
 
 @njit(cache=True)
 @no_type_check
-def _row_is_greater(row, columns, digit, best):
-    for j in range(len(row)):
-        here = digit[row[columns[j]]]
-        if here != best[j]:
-            return here > best[j]
-    return False
+def _keep(grid, clue, digit, order, columns, best, best_clue):
+    for i in range(len(grid)):
+        for j in range(len(grid)):
+            best[i, j] = digit[grid[order[i], columns[j]]]
+            best_clue[i, j] = clue[order[i], columns[j]]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 @no_type_check
-def _canonical_batch(grids, clues, box_rows, square, orders, best, best_clue):
+def _canonical_batch(grids, clues, box_rows, square, orders, places, starts, best, best_clue):
     n = grids.shape[1]
-    order, digit = np.empty(n, np.int64), np.empty(n, np.uint8)
+    room = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8), np.empty(n, np.uint8)
     for b in range(len(grids)):
         best[b] = n  # greater than any digit: the first arrangement wins
-        _canonical(grids[b], clues[b], box_rows, orders, best[b], best_clue[b], order, digit)
+        _canonical(grids[b], clues[b], box_rows, orders, places, starts, best[b], best_clue[b], room)
         if square:
             grid, clue = np.ascontiguousarray(grids[b].T), np.ascontiguousarray(clues[b].T)
-            _canonical(grid, clue, box_rows, orders, best[b], best_clue[b], order, digit)
+            _canonical(grid, clue, box_rows, orders, places, starts, best[b], best_clue[b], room)
 
 
 def canonical_form(
@@ -293,9 +309,16 @@ def canonical_form(
     grids = np.ascontiguousarray(labels.reshape(-1, n, n) - FIRST_DIGIT, np.uint8)
     clues = np.ascontiguousarray(inputs.reshape(-1, n, n) >= FIRST_DIGIT, np.uint8)
     best, best_clue = np.empty_like(grids), np.zeros_like(clues)
-    orders = _column_orders(task.box_rows, task.box_cols)
-    square = task.box_rows == task.box_cols
-    _canonical_batch(grids, clues, task.box_rows, square, orders, best, best_clue)
+    tables = _column_orders(task.box_rows, task.box_cols)
+    fixed = task.box_rows, task.box_rows == task.box_cols, *tables
+    cores = len(os.sched_getaffinity(0))
+    pieces = [slice(len(grids) * i // cores, len(grids) * (i + 1) // cores) for i in range(cores)]
+    with ThreadPoolExecutor(cores) as pool:  # the compiled loop lets other threads run
+        work = [
+            pool.submit(_canonical_batch, grids[s], clues[s], *fixed, best[s], best_clue[s]) for s in pieces
+        ]
+    for done in work:
+        done.result()
     solved = best.reshape(-1, n * n) + np.uint8(FIRST_DIGIT)
     return np.where(best_clue.reshape(-1, n * n) > 0, solved, np.uint8(BLANK)), solved
 
