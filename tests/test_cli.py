@@ -23,6 +23,7 @@ from tiny import tiny_model, tiny_puzzles
 
 COMMAND_LINES = ["demo", "train", "eval", "compare", "solve", "measure", "report", "verify", "toy"]
 COMMAND_LINES += ["models list", "models info", "models convert"]
+COMMAND_LINES += ["data build sudoku", "data build maze", "data build arc", "data show", "data overlap"]
 
 
 @pytest.fixture(scope="module")

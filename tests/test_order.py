@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loopscope.errors import UserError
-from loopscope.tasks import Sudoku
+from loopscope.tasks import Sudoku, read_puzzles
 from loopscope.tasks.base import Groups, PuzzleSet
 from loopscope.training.order import OfficialOrder, PassOrder
 from loopscope.training.stream import TrainingStream, split_validation
@@ -51,6 +53,32 @@ def test_the_recorded_sequences_of_the_official_loader(name: str, seed: int, epo
             assert len(made) == len(rows) > 0
             assert (np.stack([draw.rows[share] for draw in made]) == rows).all()
             assert (np.stack([draw.ids[share] for draw in made]) == ids).all()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_recorded_test_sequences_are_our_rows_in_order(name: str, tmp_path: Path) -> None:
+    """Of a folder written as recorded, in one process and in the slices of two; only padding is theirs."""
+    arrays = np.load(shared_path(f"fixtures/official_format/{FOLDERS[name]}.npz"))
+    recorded = np.load(shared_path(f"fixtures/official_loader/{name}.npz"))
+    for key in arrays.files:
+        path = tmp_path / (key if key.endswith(".json") else f"{key}.npy")
+        path.parent.mkdir(exist_ok=True)
+        if key.endswith(".json"):
+            path.write_text(str(arrays[key]))
+        else:
+            np.save(path, arrays[key])
+    batch = read_puzzles(tmp_path, split="test").batch()
+    for rank, processes in [(0, 1), (0, 2), (1, 2)]:
+        start, local = f"test/rank{rank}of{processes}/iter1/", 8 // processes
+        index = recorded[start + "example_index"]
+        places = np.arange(len(index))[:, None] * 8 + rank * local + np.arange(local)
+        real = places < len(batch.inputs)
+        assert (index == np.where(real, places, -1)).all()
+        for column in ("inputs", "labels", "puzzle_ids"):
+            theirs = recorded[start + column.replace("puzzle_ids", "puzzle_identifiers")]
+            assert (theirs[real] == getattr(batch, column).numpy()[places[real]]).all()
+            assert (theirs[~real] == (-100 if column == "labels" else 0)).all()
+    assert (index < 0).any()  # the sequences do hold padding
 
 
 def test_official_batches_are_counted_over_iterations_and_can_be_asked_for_again() -> None:

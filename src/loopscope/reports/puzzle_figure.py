@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -42,6 +41,7 @@ def checked_name(path: str | Path) -> Path:
     return path
 
 
+@styled  # names inside an svg are random without its salt
 def save_figure(found: Survey, path: str | Path) -> None:
     """Draw a set and write the picture, whole or not at all.
 
@@ -50,8 +50,7 @@ def save_figure(found: Survey, path: str | Path) -> None:
     """
     path = checked_name(path)
     figure = draw_set(found)
-    # Names inside an svg are random without a salt.
-    with written_whole(path) as beside, rc_context({"svg.hashsalt": "loopscope"}):
+    with written_whole(path) as beside:
         nothing = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(beside, format=path.suffix[1:], metadata=nothing, dpi=160)
 
