@@ -23,7 +23,7 @@ def line_orders(blocks: int, size: int) -> list[list[int]]:
 
 
 def least(task: Sudoku, clues: np.ndarray, solved: np.ndarray) -> tuple[list[int], list[int]]:
-    """Of all arrangements, digits renamed so that the first row rises: least solution, then earliest clues."""
+    """Of all arrangements, digits renamed so that the first row rises: least solution, earliest clues."""
     n, best = task.side, None
     rows, cols = line_orders(task.box_cols, task.box_rows), line_orders(task.box_rows, task.box_cols)
     for turned in (False, True)[: 2 if task.box_rows == task.box_cols else 1]:

@@ -131,9 +131,10 @@ def test_mistakes_are_one_line_and_leave_nothing(run, place: Path) -> None:
     (place / "bare.csv").write_text("".join(",".join(line.split(",")[:3]) + "\n" for line in text))
     (place / "other").mkdir()
     (place / "other" / "mine.txt").write_text("mine")
+    sound = '[{"input": [[1]], "output": [[1]]}]'
     for name, grid in (("broken", "[[1"), ("ragged", "[[1, 2], [3]]")):
         (place / f"{name}_training_challenges.json").write_text(
-            f'{{"a": {{"train": [{{"input": {grid}, "output": [[1]]}}], "test": [{{"input": [[1]], "output": [[1]]}}]}}}}'
+            f'{{"a": {{"train": [{{"input": {grid}, "output": [[1]]}}], "test": {sound}}}}}'
         )
     lines = {
         "sudoku --source nothing.csv": "nothing.csv: no such file or folder",
@@ -192,13 +193,13 @@ def test_two_folders_are_trained_on_together_unless_identifiers_clash(run) -> No
     write_puzzles(read_puzzles("mazes.csv")[:5], "five.csv")
     assert run("data build maze --source five.csv --out five")[0] == 0
     paths = "data.task=maze data.path=[turned,five] data.validation=4"
-    code, out, err = run(f"train sudoku6-cpu {TINY} {paths} --dry-run --no-probe")
+    code, _, err = run(f"train sudoku6-cpu {TINY} {paths} --dry-run --no-probe")
     assert code == 0, err
     for seed in (1, 2):
         assert run(f"{ARC} --seed {seed} --out arc{seed}")[0] == 0
     code, _, err = run(f"train sudoku6-cpu {TINY} data.task=arc data.path=[arc1,arc2] --out run-2")
     assert (code, err.count("\n")) == (2, 1)
-    assert "identifiers clash. Build one folder from all sources." in err
+    assert "identifiers clash. Build one folder of all." in err
 
 
 def test_groups_are_joined_one_after_the_other(run) -> None:
@@ -220,7 +221,13 @@ def test_train_on_arc_with_versions_made_when_drawn(run) -> None:
 
     assert run(f"{ARC} --out drawn-2")[0] == 0
     puzzles = read_puzzles("drawn-2", split="train")
-    overrides = [*TINY.split(), "data.path=drawn-2", "data.task=arc", "data.validation=2", "model.puzzle_emb_ndim=16"]
+    overrides = [
+        *TINY.split(),
+        "data.path=drawn-2",
+        "data.task=arc",
+        "data.validation=2",
+        "model.puzzle_emb_ndim=16",
+    ]
     overrides += ["model.mlp_t=false", "model.pos_encodings=rope", "train.batch_size=2", "train.steps=2"]
     weights = ls.train("sudoku6-cpu", "run-arc", overrides=overrides)
     model = ls.load(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_a_label_that_breaks_a_rule_is_found(tmp_path: Path) -> None:
 def test_classes(values: list[int], names: list[str]) -> None:
     edges = class_edges(np.array(values))
     assert class_names(edges)[: len(names)] == names
-    expected = [sum(a <= v < b for v in values) for a, b in zip(edges, edges[1:], strict=False)]
+    expected = [sum(a <= v < b for v in values) for a, b in pairwise(edges)]
     assert counted(np.array(values), edges) == expected
     assert sum(expected) == len(values)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from loopscope.config import Recipe, load_recipe, validated
+from loopscope.config import DataSettings, Recipe, load_recipe, validated
 from loopscope.errors import UserError
 from loopscope.models import build_model
+from loopscope.tasks import write_puzzles
 from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.sudoku.generate import generate
@@ -119,6 +121,22 @@ def test_recipes_that_cannot_run(changes: dict[str, Any], said: str, tmp_path: P
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r").exists()
+
+
+def test_easy_puzzles_alone(puzzles: PuzzleSet, tmp_path: Path) -> None:
+    rated = replace(
+        puzzles, facts={"rating": np.arange(len(puzzles)) % 7, "source": np.full(len(puzzles), "a")}
+    )
+    write_puzzles(rated, tmp_path / "rated.csv")
+    data = DataSettings(path=str(tmp_path / "rated.csv"), max_difficulty=2)
+    easy = setup.training_puzzles(data)
+    assert easy.inputs.tolist() == puzzles.inputs[np.arange(len(puzzles)) % 7 <= 2].tolist()
+    write_puzzles(replace(puzzles, facts={}), tmp_path / "unrated.csv")
+    with pytest.raises(UserError, match="no ratings to select by"):
+        setup.training_puzzles(DataSettings(path=str(tmp_path / "unrated.csv"), max_difficulty=2))
+    write_puzzles(rated[np.arange(len(puzzles)) % 7 > 3], tmp_path / "hard.csv")
+    with pytest.raises(UserError, match=r"no puzzle of hard\.csv is that easy"):
+        setup.training_puzzles(DataSettings(path=str(tmp_path / "hard.csv"), max_difficulty=2))
 
 
 def test_puzzles_without_answers(puzzles: PuzzleSet) -> None:

@@ -60,8 +60,8 @@ def build_sudoku(
     Training draws a fresh symmetry for every puzzle anyway, so versions need not be baked.
 
     \b
-    loopscope data build sudoku --source train.csv.gz --test test.csv.gz --out sudoku-1k --subsample 1000
-    loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out sudoku-extreme
+    loopscope data build sudoku --source folder --subsample 1000 --out sudoku-1k
+    loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out full
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,
@@ -149,11 +149,12 @@ def build_arc(
 ) -> None:
     """ARC-AGI-1, ARC-AGI-2 and ConceptARC, from Kaggle-style JSON or one JSON per task.
 
-    Versions are made when drawn; identifiers.json names them all.
+    Versions are made when drawn; identifiers.json names them all. For ARC-AGI-2 say
+    --subsets training2,evaluation2,concept --test-set evaluation2.
 
     \b
     loopscope data build arc --source agi --out arc1
-    loopscope data build arc --source agi --out arc2 --subsets training2,evaluation2 --test-set evaluation2
+    loopscope data build arc --source agi --out small --augmentations 10 --bake
     """
     from loopscope.tasks.build import build_arc as run
 

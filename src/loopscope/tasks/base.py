@@ -204,7 +204,7 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
     if any(s.puzzle_ids.any() or (s.groups is not None and s.groups.ids.any()) for s in sets):
         names = ", ".join(s.name for s in sets)
         raise UserError(
-            f"{names}: each numbers its puzzles from 1, so identifiers clash. Build one folder from all sources."
+            f"{names}: each numbers its puzzles from 1, so identifiers clash. Build one folder of all."
         )
     shared = set.intersection(*(set(s.facts) for s in sets))
     labelled = all(s.labels is not None for s in sets)

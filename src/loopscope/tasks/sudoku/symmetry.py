@@ -315,7 +315,8 @@ def canonical_form(
     pieces = [slice(len(grids) * i // cores, len(grids) * (i + 1) // cores) for i in range(cores)]
     with ThreadPoolExecutor(cores) as pool:  # the compiled loop lets other threads run
         work = [
-            pool.submit(_canonical_batch, grids[s], clues[s], *fixed, best[s], best_clue[s]) for s in pieces
+            pool.submit(lambda s: _canonical_batch(grids[s], clues[s], *fixed, best[s], best_clue[s]), piece)
+            for piece in pieces
         ]
     for done in work:
         done.result()
