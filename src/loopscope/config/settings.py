@@ -1,22 +1,13 @@
-"""Typed settings: recipe file < `key.path=value`, one validator for file, command line and checkpoint.
+"""The settings, one docstring per field. All are frozen, and unknown keys are forbidden.
 
-Names are the official ones of the TRM and HRM code where one exists, so that known settings can be
-pasted. Everything is frozen and an unknown key is an error that suggests the nearest known one.
+Names are the official ones of the TRM and HRM code where one exists, so that known settings can be pasted.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from loopscope.errors import UserError
-from loopscope.registry import did_you_mean
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _not_bool(value: Any) -> Any:
@@ -33,7 +24,6 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
 Amount = Annotated[Number, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16", "float64"]
-S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -334,149 +324,3 @@ class Recipe(Settings):
                 "noise already. Set train.start_noise=0"
             )
         return self
-
-
-def validated(kind: type[S], values: Mapping[str, Any], source: str = "") -> S:
-    """Build settings from plain values; a mistake becomes one line naming the key.
-
-    Args:
-        kind: the class of settings.
-        values: keys and values, nested.
-        source: the file they came from, put in front of the message.
-    Raises:
-        UserError: unknown key (with a suggestion), wrong type, or values that contradict each other.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        prefix = f"{source}: " if source else ""
-        raise UserError(prefix + _say(kind, error.errors()[0])) from None
-
-
-def _say(kind: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    """A pydantic complaint as one line: the dotted key, what is wrong, the value."""
-    value = fault["input"]
-    if fault["type"] == "extra_forbidden":
-        return _unknown_key(kind, ".".join(str(part) for part in fault["loc"]), value)
-    key = _setting(kind, fault["loc"])
-    where = f"{key}: " if key else ""
-    message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
-    if fault["type"] == "missing":
-        return f"{where}is required. Set it to a value."
-    if fault["type"] == "value_error":
-        return f"{where}{message}."
-    return f"{where}{message}, got {value!r}."
-
-
-def _setting(kind: type[BaseModel], loc: Sequence[Any]) -> str:
-    """The dotted key of an error location, without what pydantic adds for unions and list items."""
-    parts = [str(part) for part in loc]
-    known = set(_dotted(kind, sections=True))
-    while parts and ".".join(parts) not in known:
-        parts.pop()
-    return ".".join(parts)
-
-
-def _unknown_key(kind: type[BaseModel], key: str, value: Any) -> str:
-    while isinstance(value, dict) and value:  # an unknown section: name the setting that was meant
-        name, value = next(iter(value.items()))
-        key = f"{key}.{name}"
-    known = list(_dotted(kind, sections=True))
-    parent, _, leaf = key.rpartition(".")
-    if elsewhere := [k for k in known if k.rpartition(".")[2] == leaf]:
-        return f"{key}: unknown key. Did you mean {elsewhere[0]}?"
-    beside = [k for k in known if k.rpartition(".")[0] == parent] or list(kind.model_fields)
-    return f"{key}: unknown key. {did_you_mean(key, beside)}"
-
-
-def _dotted(kind: type[BaseModel], prefix: str = "", sections: bool = False) -> Iterator[str]:
-    """All settings as dotted keys, in order; with `sections` also the groups themselves."""
-    for name, field in kind.model_fields.items():
-        options = (field.annotation, *get_args(field.annotation))
-        inner = next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
-        if inner is None or sections:
-            yield prefix + name
-        if inner is not None:
-            yield from _dotted(inner, f"{prefix}{name}.", sections)
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    folder = resources.files("loopscope") / "recipes"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or yaml file, with dotted overrides applied.
-
-    Args:
-        name: a shipped recipe (`sudoku6-cpu`) or the path of a yaml file.
-        overrides: `key.path=value` strings, the value read as yaml: `train.lr=3e-4`.
-    Raises:
-        UserError: no such recipe, not yaml, or a bad key or value.
-    """
-    name = str(name)
-    values = _read_recipe(name)
-    for override in overrides:
-        _apply_override(values, override)
-    values.setdefault("name", Path(name).stem)
-    return validated(Recipe, values, "" if overrides else name)
-
-
-def _read_recipe(name: str) -> dict[str, Any]:
-    if name in recipe_names():
-        text = (resources.files("loopscope") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8", errors="replace")
-    else:
-        raise UserError(f"{name}: no such recipe or file. {did_you_mean(name, recipe_names())}")
-    values = _read_yaml(text, name)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{name}: expected a mapping with the keys {', '.join(Recipe.model_fields)}.")
-    return values
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"{override}: not a setting. Write key.path=value, for example train.lr=3e-4.")
-    *parents, last = path.split(".")
-    for depth, parent in enumerate(parents, start=1):
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: {'.'.join(parents[:depth])} is a single value and has no keys.")
-    values[last] = _read_yaml(text, override)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe yaml that reads `3e-4` as a number, as yaml 1.2 does; plain PyYAML sees a word."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _read_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = " ".join(str(problem or error).split())
-        raise UserError(
-            f"{source}: not valid yaml{place}: {what}. Mend it or put quotes around it."
-        ) from None
-
-
-def parse_value(text: str) -> Any:
-    """A yaml scalar or list: `3e-4`, `true`, `[a, b]`, `null`, a word.
-
-    Raises:
-        UserError: not valid yaml, such as a bracket that is never closed.
-    """
-    return _read_yaml(text, text)
