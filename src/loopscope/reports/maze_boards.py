@@ -13,6 +13,7 @@ from loopscope.tasks.maze import Maze
 from loopscope.tasks.maze.board import FREE, GOAL, PATH, START, WALL
 
 BLUE = "#0072B2"
+START_COLOUR = UNSOLVED  # vermilion: stands out from walls and path
 
 
 def draw_maze(
@@ -54,8 +55,12 @@ def _squares(ax: Axes, maze: Maze, cells: np.ndarray, colour: str, margin: float
 
 
 def _letter(ax: Axes, row: int, col: int, letter: str, maze: Maze) -> None:
-    ax.add_patch(Rectangle((col, row), 1, 1, facecolor="white", edgecolor=BLUE, linewidth=1.2, zorder=3))
-    text = ax.text(col + 0.5, row + 0.5, letter, ha="center", va="center_baseline", color=BLUE, zorder=4)
+    """S on a filled square, G in an empty one: told apart also where the letters are too small to read."""
+    paper, ink = (START_COLOUR, "white") if letter == "S" else ("white", START_COLOUR)
+    ax.add_patch(
+        Rectangle((col, row), 1, 1, facecolor=paper, edgecolor=START_COLOUR, linewidth=1.2, zorder=3)
+    )
+    text = ax.text(col + 0.5, row + 0.5, letter, ha="center", va="center_baseline", color=ink, zorder=4)
     text.set(fontsize=0.75 * _points(ax, maze), fontweight="bold")
 
 

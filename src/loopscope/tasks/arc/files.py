@@ -88,7 +88,13 @@ def subset_files(source: str | Path, subset: str) -> list[Path]:
     for inner in (source / subset, source / "data" / subset):
         if is_folder and inner.is_dir():
             return task_files(inner)
-    raise UserError(f"{source}: no subset {subset!r}. {did_you_mean(subset, subsets_in(source))}")
+    there = subsets_in(source)
+    move = (
+        did_you_mean(subset, there)
+        if there
+        else "Give the folder with the json files, or the start of their names."
+    )
+    raise UserError(f"{source}: no subset {subset!r}. {move}")
 
 
 def task_files(folder: str | Path) -> list[Path]:

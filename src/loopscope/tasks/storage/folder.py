@@ -239,7 +239,8 @@ def _split_folder(root: Path, split: str) -> Path:
 def _task_of(folder: Path, meta: Metadata, manifest: Mapping[str, Any], task: str | Task | None) -> Task:
     said = manifest.get("task")
     if said and isinstance(task, str) and task != said and not said.startswith(f"{task}-"):
-        raise wrong(folder, f"holds {said}, not {task}", f"Leave the task out, or say {said}.")
+        kind = said.partition("-")[0]
+        raise wrong(folder, f"holds {said}, not {task}", f"Say {kind}, in a recipe data.task={kind}.")
     wanted = said if said and (task is None or isinstance(task, str)) else task or _guess(meta)
     if wanted is None:
         known = ", ".join(sorted(TASKS))
