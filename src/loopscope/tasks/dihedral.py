@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
 COUNT = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
@@ -26,10 +24,3 @@ def transform(grid: Shaped[np.ndarray, "*B h w"], number: int) -> Shaped[np.ndar
         return grid[..., ::-1, :]
     turned = grid if number == 6 else np.rot90(grid, 2, axes=(-2, -1))
     return np.swapaxes(turned, -2, -1)
-
-
-@lru_cache
-def cell_orders(side: int) -> Int[np.ndarray, "8 L"]:
-    """For a square board row by row: the cell that each new cell takes its content from, per symmetry."""
-    board = np.arange(side * side).reshape(side, side)
-    return np.stack([transform(board, number).ravel() for number in range(COUNT)])

@@ -20,9 +20,9 @@ from numba import njit
 
 from loopscope.errors import UserError
 from loopscope.tasks.base import PuzzleSet
+from loopscope.tasks.draws import next_below
 from loopscope.tasks.maze.board import FREE, GOAL, START, WALL, Maze
 from loopscope.tasks.maze.paths import CLOSED, OPEN, explore, room, shortest_paths
-from loopscope.tasks.sudoku.symmetry import next_below
 
 DENSITY = (0.3, 0.5)  # share of walls in Lehnert et al.
 MAX_TRIALS = 500_000  # random boards for one maze; some five seconds at 30x30

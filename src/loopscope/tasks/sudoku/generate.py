@@ -14,9 +14,10 @@ from numba import njit
 
 from loopscope.errors import UserError
 from loopscope.tasks.base import BLANK, PuzzleSet
+from loopscope.tasks.draws import shuffle
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 from loopscope.tasks.sudoku.solver import clue_masks, masks_to_tokens, search, solve, tables
-from loopscope.tasks.sudoku.symmetry import augment, shuffle
+from loopscope.tasks.sudoku.symmetry import augment
 
 MAX_BOARDS = 2000  # full boards tried for one puzzle
 

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 from numba import njit
 
+from loopscope.tasks.draws import next_below
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
-from loopscope.tasks.sudoku.symmetry import next_below
 
 
 class Tables(NamedTuple):

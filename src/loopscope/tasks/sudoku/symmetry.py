@@ -4,9 +4,8 @@ The group: digits permuted; bands, rows in a band, stacks and columns in a stack
 transposed when boxes are square (an oblong box would change its shape, so transposition is left
 out). For 9x9 that is 2 * 6^8 * 9! maps.
 
-Unusual: every random symmetry comes from one 64-bit seed through a small generator of its own
-(splitmix64: Steele, Lea and Flood, OOPSLA 2014), so a batch needs one draw per row from the caller's
-generator and gives the same bytes on every machine. Importing this module loads numba.
+Unusual: every random symmetry comes from one 64-bit seed (`tasks.draws`), so a batch needs one draw per
+row from the caller's generator. Importing this module loads numba.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from numba import njit
 
 from loopscope.errors import UserError
 from loopscope.tasks.base import BLANK
+from loopscope.tasks.draws import next_below, shuffle
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 
 MAX_CHOICES = 100_000  # column arrangements a canonical form may try; 9x9 has 1,296, 16x16 191 million
@@ -55,28 +55,6 @@ class Symmetry:
 
 
 # -- random symmetries
-
-
-@njit(cache=True)
-@no_type_check
-def next_below(stream, bound):
-    """A uniform integer in [0, bound); advances the splitmix64 state in `stream[0]`."""
-    stream[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = stream[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    # High 32 bits times bound: the bias is below bound / 2^32.
-    return np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
-
-
-@njit(cache=True)
-@no_type_check
-def shuffle(items, start, stop, stream):
-    """Fisher-Yates on items[start:stop], in place."""
-    for i in range(stop - 1, start, -1):
-        j = start + next_below(stream, i - start + 1)
-        items[i], items[j] = items[j], items[i]
 
 
 @njit(cache=True)
