@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from loopscope.models.noise import draw_keys
 from loopscope.training import halting
 from loopscope.training.flossing import flossed_slots, flossing_loss, segment_exponents, start_tangents
 from loopscope.training.setup import missing_for_compile
+from small_runs import recipe, small_puzzles, trainer
 from tiny import tiny_model, tiny_puzzles
 
 ARCHS = ("trm", "trm-singlez", "hrm", "transformer")
@@ -227,3 +229,20 @@ def test_slots_add_up() -> None:
     parts = [slice(0, 1), slice(1, 4)]
     each = [flossing_loss(model, rows(carry, p), keys(4)[p], settings()) for p in parts]
     torch.testing.assert_close(sum(each), flossing_loss(model, carry, keys(4), settings()))
+
+
+def test_the_metrics_tell_the_loss_per_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean over the slots looked at since the last line; no line without any."""
+    seen: list[float] = []
+
+    def watched(*args: Any) -> torch.Tensor:
+        loss = flossing_loss(*args)
+        seen.append(loss.item())
+        return loss
+
+    monkeypatch.setattr("loopscope.training.loop.flossing_loss", watched)
+    made = trainer(recipe("flossing", train={"log_every": 1, "steps": 3}), small_puzzles(), tmp_path)
+    made.run(progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [("flossing_loss" in line) for line in lines] == [True, False, True]
+    assert [lines[0]["flossing_loss"], lines[2]["flossing_loss"]] == pytest.approx([x / 4 for x in seen])

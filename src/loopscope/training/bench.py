@@ -45,31 +45,43 @@ def bench_train(
     model, t = trainer.model, trainer.settings
     for _ in range(warmup):
         trainer.train_step()
-    side = best_side(model.dtype, model.device)
+    flops = t.batch_size * training_flops(model)
+    found = in_turn(trainer.train_step, flops, model.dtype, model.device, rounds)
+    found |= {"recipe": recipe.name, "parameters": model.num_parameters, "random_boards": made_up}
+    found |= {"batch_size": t.batch_size, "micro_batch": t.micro_batch or t.batch_size}
+    return found | {"compile": compiles(recipe, model.device)}, trainer
+
+
+def in_turn(
+    act: Callable[[], object], flops: float, dtype: torch.dtype, device: torch.device, rounds: int
+) -> dict[str, Any]:
+    """Time a warm call and the best square product of the device in turn.
+
+    Args:
+        act: what is timed.
+        flops: its matrix products, 2 per multiply-add.
+        dtype: of the products.
+        device: where both run.
+        rounds: calls of each.
+    Returns:
+        The numbers of `bench_train` that have to do with time, and where they were measured.
+    """
+    side = best_side(dtype, device)
     times, rates = [], []
     for _ in range(rounds):
-        rates.append(product_rate(side, model.dtype, model.device))
-        times.append(seconds_of(trainer.train_step, model.device))
+        rates.append(product_rate(side, dtype, device))
+        times.append(seconds_of(act, device))
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
-    flops, peak = t.batch_size * training_flops(model), float(np.median(rates))
+    peak = float(np.median(rates))
     found = {"seconds": middle, "seconds_low": low, "seconds_high": high, "flops": flops}
     found |= {"rate": flops / middle, "peak": peak, "fraction": flops / middle / peak, "peak_side": side}
-    found |= {"recipe": recipe.name, "parameters": model.num_parameters, "rounds": rounds}
-    found |= {"batch_size": t.batch_size, "micro_batch": t.micro_batch or t.batch_size}
-    found |= {"dtype": model.settings.forward_dtype, "compile": compiles(recipe, model.device)}
-    found |= {
-        "threads": torch.get_num_threads(),
-        "device": device_name(model.device),
-        "random_boards": made_up,
-    }
-    return found, trainer
+    where = {"threads": torch.get_num_threads(), "device": device_name(device)}
+    return {**found, "rounds": rounds, "dtype": str(dtype).removeprefix("torch."), **where}
 
 
 def bench_trainer(recipe: Recipe, device: torch.device) -> tuple[Trainer, bool]:
     """A trainer that writes nothing while only `train_step` is called, and whether its boards are made up."""
-    named = recipe.data.path or recipe.data.generate
-    made_up = not named and recipe.data.task in CELLS
-    puzzles = random_boards(recipe.data.task) if made_up else training_puzzles(recipe.data)
+    puzzles, made_up = boards_of(recipe)
     changes = {"augmentations": recipe.data.augmentations and not made_up, "order": "passes"}
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
     return _trainer(recipe, puzzles, device), made_up
@@ -79,6 +91,13 @@ def _trainer(recipe: Recipe, puzzles: PuzzleSet, device: torch.device) -> Traine
     endless = recipe.train.model_copy(update={"steps": 10**6, "epochs": None})
     recipe = resolve(recipe.model_copy(update={"train": endless}), puzzles)
     return make_trainer(recipe, puzzles, Path("unused"), None, device)
+
+
+def boards_of(recipe: Recipe) -> tuple[PuzzleSet, bool]:
+    """The puzzles of a recipe, else random boards, and whether they are made up."""
+    named = recipe.data.path or recipe.data.generate
+    made_up = not named and recipe.data.task in CELLS
+    return random_boards(recipe.data.task) if made_up else training_puzzles(recipe.data), made_up
 
 
 def random_boards(task: str) -> PuzzleSet:

@@ -42,7 +42,9 @@ from loopscope.training.view import Nothing, View, make_view
 OnEval = Callable[[RecursiveModel], Mapping[str, float]]
 LOSSES = ("loss", "cell_loss", "halt_loss", "continue_loss")  # summed over all rows of a step
 FINISHED = ("accuracy", "exact_accuracy", "halt_accuracy", "segments")  # summed over the rows that halted
-SUMS = (*LOSSES, "halted", *FINISHED)
+FLOSSED = ("flossed", "flossing_loss")  # slots that were looked at, and their loss
+OF_SEGMENT = (*LOSSES, "halted", *FINISHED)
+SUMS = (*OF_SEGMENT, *FLOSSED)
 log = logging.getLogger("loopscope")
 
 
@@ -68,6 +70,7 @@ class Trainer:
         on_eval: called with the averaged weights every `eval_every` steps; returns metrics, of
             which `exact_accuracy` chooses `best/`. None evaluates nothing.
     Attributes:
+        segment_loss: `loss.segment_loss`, or its compiled form.
         share: the slots of the batch that belong to this process.
         noisy: whether a step draws noise keys for the slots.
         step: optimiser steps done.
@@ -86,6 +89,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.model, self.stream, self.on_eval = recipe, model, stream, on_eval
         self.folder = Path(folder)
+        self.segment_loss = segment_loss
         t = self.settings = recipe.train
         self.share = distributed.share(t.batch_size)
         self.total_steps = num_steps(recipe, stream.puzzles.examples_per_pass)
@@ -186,7 +190,7 @@ class Trainer:
         parts = [slice(start, start + size) for start in range(0, slots, size)]
         done = [self._segment(*rows((carry, min_steps, keys), part)) for part in parts]
         self.carry = concat([d.carry for d in done])
-        self.sums += torch.stack([d.sums for d in done]).sum(0)
+        self.sums[: len(OF_SEGMENT)] += torch.stack([d.sums for d in done]).sum(0)
         self.steps_summed += 1
         distributed.sum_in_place([p.grad for p in model.parameters() if p.grad is not None])
         self._optimise([d.table_grad for d in done if d.table_grad is not None])
@@ -200,6 +204,10 @@ class Trainer:
         chosen = flossed_slots(t, self.share.start, batch_size(carry))
         if chosen.start < chosen.stop:
             loss = flossing_loss(self.model, *rows((carry, keys), chosen), t)
+            number = len(range(chosen.start, chosen.stop, chosen.step))
+            self.sums[len(OF_SEGMENT) :] += torch.stack(
+                [torch.full_like(loss.detach(), number), loss.detach()]
+            )
             (loss * (t.flossing_weight / t.flossing_slots)).backward()
 
     def _segment(self, carry: halting.Carry, min_steps: Tensor, keys: Tensor | None) -> Segment:
@@ -214,7 +222,7 @@ class Trainer:
         )
         out = model.readout(z, ctx)
         target = halting.continue_target(model, z, ctx, steps) if model.trains_continue else None
-        loss = segment_loss(out, data.labels, self.settings.loss, target)
+        loss = self.segment_loss(out, data.labels, self.settings.loss, target)
         (loss.total / self.settings.batch_size).backward()
         halted = halting.halt(model.settings, out, steps, min_steps)
         finished = (loss.row_accuracy, loss.row_exact, loss.row_halt_right, steps)
@@ -261,6 +269,8 @@ class Trainer:
         num_rows, halted = self.steps_summed * self.settings.batch_size, int(sums["halted"])
         line = {key: sums[key] / num_rows for key in LOSSES}
         line |= {"halted": halted, **{key: sums[key] / halted if halted else math.nan for key in FINISHED}}
+        if sums["flossed"]:
+            line["flossing_loss"] = sums["flossing_loss"] / sums["flossed"]
         line["lr"] = self._rate(self.settings.lr, self.step)
         distributed.on_main(lambda: self._write_line({"kind": "train", **line}))
         self.sums.zero_()

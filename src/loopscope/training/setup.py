@@ -20,6 +20,7 @@ from loopscope.tasks.base import join
 from loopscope.training import distributed
 from loopscope.training.finetune import start_from
 from loopscope.training.loop import OnEval, Trainer
+from loopscope.training.loss import segment_loss
 from loopscope.training.order import OfficialOrder, groups_of
 from loopscope.training.stream import TrainingStream, split_validation
 
@@ -118,13 +119,9 @@ def make_trainer(
     model = build_model(recipe.model, seed=t.seed).to(device)
     if source is not None:
         start_from(model, source)
-    if t.compile:
-        if missing := missing_for_compile(torch.device(device)):
-            log.warning(
-                "train.compile=true needs %s, which is not here: training uncompiled, slower", missing
-            )
-        else:
-            model.compile_blocks(t.compile_mode)
+    missing = missing_for_compile(torch.device(device)) if t.compile else ""
+    if missing:
+        log.warning("train.compile=true needs %s, which is not here: training uncompiled, slower", missing)
     order = None
     if d.order == "official":
         order = OfficialOrder(groups_of(train), t.batch_size, t.seed, d.epochs_per_iter)
@@ -138,7 +135,11 @@ def make_trainer(
         reveal_steps=d.reveal_steps,
         share=(distributed.rank(), distributed.num_processes()),
     )
-    return Trainer(recipe, model, stream, folder, on_eval)
+    trainer = Trainer(recipe, model, stream, folder, on_eval)
+    if t.compile and not missing:
+        model.compile_blocks(t.compile_mode)
+        trainer.segment_loss = torch.compile(segment_loss, dynamic=False)
+    return trainer
 
 
 def missing_for_compile(device: torch.device) -> str:
