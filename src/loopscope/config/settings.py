@@ -45,7 +45,7 @@ class ModelSettings(Settings):
     """What a model is. Two models with equal settings have equal shapes."""
 
     arch: str = "trm"
-    """Registered architecture: trm, trm-singlez, hrm, transformer."""
+    """Registered architecture: trm, trm-singlez, trm-equivariant (Sudoku only), hrm, transformer."""
     seq_len: Whole = 0
     """Cells per puzzle; 0 takes it from the data."""
     vocab_size: Whole = 0

@@ -1,16 +1,19 @@
 """Model folders: `model.safetensors`, `config.json` and `README.md`, the card.
 
-`config.json` keeps the sha256 of the weights file, because safetensors has no checksum of its own.
+`config.json` keeps the sha256 of the weights file, because safetensors has no checksum of its own. A
+large puzzle table is left out of it, and stays on the disk until its rows are used: a folder with a
+million rows opens in a moment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,15 +21,23 @@ from torch import Tensor
 from loopscope.config import ModelSettings, validated
 from loopscope.errors import UserError
 from loopscope.files import write_json, write_text, written_whole
+from loopscope.models.card import card
 from loopscope.models.recursion import RecursiveModel, build_model
-from loopscope.models.shapes import check_agreement
+from loopscope.models.shapes import TABLE, check_agreement
 
 FORMAT_VERSION = 1
+LARGE = 2**26  # bytes of a puzzle table from which it stays on the disk
+BLOCK = 2**20  # bytes read at a time
 WEIGHTS, CONFIG, CHECKSUM = "model.safetensors", "config.json", "weights_sha256"
 OF_THE_PLACE = ("format", "source", "set", "model_hash")  # facts that `load` finds out anew each time
 
 
-def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    model: RecursiveModel,
+    path: str | Path,
+    facts: Mapping[str, Any] | None = None,
+    scores: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write a model folder, whole or not at all.
 
     Args:
@@ -34,6 +45,7 @@ def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any]
         path: the folder; a model folder that is there already is replaced.
         facts: what the card tells beside the settings: recipe, step, minutes, validation scores.
             None takes what the model itself knows (`model.facts`).
+        scores: evaluations for the card, as `Evaluation.to_dict` writes them.
     Raises:
         UserError: `path` is a folder with something else in it.
     """
@@ -46,8 +58,9 @@ def save_model(model: RecursiveModel, path: str | Path, facts: Mapping[str, Any]
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
         own = {"format_version": FORMAT_VERSION, "model": model.settings.model_dump()}
-        write_json(beside / CONFIG, {**facts, **own, CHECKSUM: _sha256(beside / WEIGHTS)}, default=str)
-        write_text(beside / "README.md", card(model, facts))
+        own[CHECKSUM] = _sha256(beside / WEIGHTS)
+        write_json(beside / CONFIG, {**facts, **own}, default=str)
+        write_text(beside / "README.md", card(model, facts, scores))
 
 
 def load_folder(path: Path, known: Mapping[str, Any] | None = None) -> RecursiveModel:
@@ -63,8 +76,7 @@ def load_folder(path: Path, known: Mapping[str, Any] | None = None) -> Recursive
     settings = validated(ModelSettings, {**config["model"], **known}, str(path / CONFIG))
     state = _read_tensors(weights, config.get(CHECKSUM))
     check_agreement(state, settings, weights, {"": f"{CONFIG} says"} | dict.fromkeys(known, "you passed"))
-    model = build_model(settings, seed=0)
-    load_state(model, state, str(weights))
+    model = filled(settings, state, str(weights))
     model.facts = {k: v for k, v in config.items() if k not in ("model", "format_version", CHECKSUM)}
     model.facts |= {"format": "loopscope", "source": str(path)}
     return model
@@ -95,8 +107,38 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def filled(settings: ModelSettings, state: Mapping[str, Tensor], source: str) -> RecursiveModel:
+    """A model with these weights, copied into memory but for a large puzzle table.
+
+    Raises:
+        UserError: as `check_state` says it.
+    """
+    with torch.device("meta"):  # no fresh weights are drawn, no table of zeros is made
+        model = build_model(settings)
+    check_state(model, state, source)
+    large = has_large_table(settings)
+    kept = {k: v.float() if large and k == TABLE else v.float().clone() for k, v in state.items()}
+    model.load_state_dict(kept, strict=True, assign=True)
+    return model.compute_in(model.dtype)  # makes the rotation tables, which no file holds
+
+
+def has_large_table(settings: ModelSettings) -> bool:
+    """Whether the puzzle table stays on the disk."""
+    return 4 * settings.num_puzzle_identifiers * settings.puzzle_emb_ndim > LARGE
+
+
 def load_state(model: RecursiveModel, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill a model strictly: every tensor present, none unknown, every shape right.
+    """Fill a model in place, strictly.
+
+    Raises:
+        UserError: as `check_state` says it.
+    """
+    check_state(model, state, source)
+    model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+
+
+def check_state(model: RecursiveModel, state: Mapping[str, Tensor], source: str) -> None:
+    """Insist that every tensor is present, none unknown, every shape right.
 
     Raises:
         UserError: naming the first tensor that does not fit.
@@ -116,38 +158,6 @@ def load_state(model: RecursiveModel, state: Mapping[str, Tensor], source: str) 
             f"{source}: unknown tensor {unknown[0]}, no part of a {model.settings.arch}. "
             "A changed architecture needs its own model class; take the tensor out only if it is unused."
         )
-    model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
-
-
-def card(model: RecursiveModel, facts: Mapping[str, Any]) -> str:
-    """The model card: what it is, how it was made, how to open it."""
-    s = model.settings
-    recipe = facts.get("recipe", {})
-    lines = [
-        f"# {recipe.get('name') or facts.get('name') or s.arch}",
-        "",
-        f"A {s.arch} model with {model.num_parameters:,} trained parameters, "
-        f"{s.seq_len} cells, {s.vocab_size} tokens, width {s.hidden_size}, "
-        f"{model.applications_per_segment} block applications per segment, "
-        f"trained with up to {s.halt_max_steps} segments.",
-        "",
-        "```python",
-        "import loopscope as ls",
-        'model = ls.load("path/of/this/folder")',
-        "```",
-        "",
-    ]
-    if "step" in facts:
-        minutes = f" ({facts['minutes']:.0f} minutes)" if "minutes" in facts else ""
-        lines += [f"- weights: {facts.get('weights', 'unknown')}, after {facts['step']} steps{minutes}"]
-    lines += [f"- validation {k}: {v:.4f}" for k, v in facts.get("validation", {}).items() if v is not None]
-    if recipe:
-        lines += ["", "Settings and seed are in `config.json`; repeat the training with", "", "```"]
-        lines += [
-            f"loopscope train {recipe.get('name')} train.seed={recipe['train']['seed']} --out RUN",
-            "```",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _read_tensors(file: Path, checksum: str | None) -> dict[str, Tensor]:
@@ -162,5 +172,26 @@ def _read_tensors(file: Path, checksum: str | None) -> dict[str, Tensor]:
 
 
 def _sha256(path: Path) -> str:
+    """Of the whole file, or of what comes before and after a large puzzle table."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        start, stop = _table_bytes(path)
+        while block := file.read(min(BLOCK, start - file.tell()) if file.tell() < start else BLOCK):
+            digest.update(block)
+            if file.tell() == start:
+                file.seek(stop)
+    return digest.hexdigest()
+
+
+def _table_bytes(path: Path) -> tuple[int, int]:
+    """Where a large puzzle table begins and ends in a safetensors file; (0, 0) where there is none."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size + 8 > path.stat().st_size:
+            return 0, 0  # damaged, as the checksum will tell
+        try:
+            first, last = json.loads(file.read(size))[TABLE]["data_offsets"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return 0, 0
+    large = isinstance(first, int) and isinstance(last, int) and last - first > LARGE
+    return (8 + size + first, 8 + size + last) if large else (0, 0)

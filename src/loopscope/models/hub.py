@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub, through `huggingface_hub` when it is installed.
+"""Models from and to the Hugging Face Hub, through `huggingface_hub` when it is installed.
 
 Only the files of one model are fetched: repositories also hold data sets and older checkpoints.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loopscope.errors import UserError
 from loopscope.models.official import FILES, step_of
@@ -52,24 +53,50 @@ def fetch(source: str) -> Path:
     """
     owner, name, *rest = source.removeprefix(MARK).split("/")
     repo, folder = f"{owner}/{name}", "/".join(rest)
-    try:
-        huggingface_hub = import_module("huggingface_hub")
-    except ImportError:
-        raise UserError(
-            f"{source}: no such path, and the Hub needs a package. Run pip install huggingface_hub."
-        ) from None
+    huggingface_hub = _package(f"{source}: no such path, and")
     try:
         wanted = choose(huggingface_hub.list_repo_files(repo), folder, source)
         local = Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted))
     except UserError:
         raise
     except Exception as error:  # the error classes differ between versions and network libraries
-        first = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{source}: no such path, and the Hub gave no model ({type(error).__name__}: {first}). "
+            f"{source}: no such path, and the Hub gave no model ({_in_short(error)}). "
             "Check the name and the network, or download the folder and pass its path."
         ) from None
     return local / folder
+
+
+def push(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload a model folder as the repository `owner/name`, made when missing; its address.
+
+    Raises:
+        UserError: no such name can be, `huggingface_hub` is missing, or the Hub refuses.
+    """
+    repo = repo.removeprefix(MARK)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
+        raise UserError(f"{repo}: no name of a repository. Expected owner/name.")
+    huggingface_hub = _package(f"{repo}:")
+    try:
+        huggingface_hub.create_repo(repo, private=private, exist_ok=True)
+        huggingface_hub.upload_folder(repo_id=repo, folder_path=str(folder))
+    except Exception as error:  # as in `fetch`
+        raise UserError(
+            f"{repo}: the Hub did not take the model ({_in_short(error)}). "
+            "Check the name, the network, and that you are logged in (hf auth login)."
+        ) from None
+    return f"https://huggingface.co/{repo}"
+
+
+def _package(reason: str) -> Any:
+    try:
+        return import_module("huggingface_hub")
+    except ImportError:
+        raise UserError(f"{reason} the Hub needs a package. Run pip install huggingface_hub.") from None
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def choose(files: list[str], folder: str, source: str) -> list[str]:

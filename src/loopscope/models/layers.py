@@ -2,12 +2,14 @@
 
 Tensors run **sequence first**, (M, B, D): the token mixer is then one matrix product over the B*D
 columns, the channel mixer one over the M*B rows, and nothing is transposed in between. Weights are
-float32 masters, cast to the dtype of the input at each use. Parameter names are the official ones.
+float32 masters, cast to the dtype of the input at each use, or once for many uses (`Linear.kept`).
+Parameter names are the official ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +30,10 @@ def trunc_normal(shape: tuple[int, ...], std: float, generator: torch.Generator 
     density = math.exp(-2.0) / math.sqrt(2 * math.pi)  # standard normal density at 2
     scale = std / math.sqrt(1 - 4 * density / upper)
     device = None if generator is None else generator.device
-    u = torch.empty(shape, device=device).uniform_(-upper, upper, generator=generator)
-    return u.erfinv_().mul_(math.sqrt(2) * scale).clip_(-2 * scale, 2 * scale)
+    u = torch.empty(shape, device=device)
+    if u.is_meta:  # only the shape is asked for, and torch would load two seconds of Python for the rest
+        return u
+    return u.uniform_(-upper, upper, generator=generator).erfinv_().mul_(math.sqrt(2) * scale).clip_(-2 * scale, 2 * scale)
 
 
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
@@ -50,10 +54,15 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(trunc_normal((fan_out, fan_in), fan_in**-0.5))
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
+        self.kept: Tensor | None = None  # the cast weight, while `RecursiveModel.casts_kept` lasts
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return F.linear(x, self.weight_in(x.dtype), bias)
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight in the dtype of a product."""
+        return self.weight.to(dtype) if self.kept is None or self.kept.dtype != dtype else self.kept
 
 
 class Embedding(nn.Module):
@@ -82,8 +91,8 @@ class SwiGLU(nn.Module):
             gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
             return self.down_proj(F.silu(gate) * up)
         columns = x.reshape(x.shape[0], -1)  # (M, B*D): a view, because the sequence comes first
-        gate, up = (self.gate_up_proj.weight.to(x.dtype) @ columns).chunk(2, dim=0)
-        return (self.down_proj.weight.to(x.dtype) @ (F.silu(gate) * up)).view(x.shape)
+        gate, up = (self.gate_up_proj.weight_in(x.dtype) @ columns).chunk(2, dim=0)
+        return (self.down_proj.weight_in(x.dtype) @ (F.silu(gate) * up)).view(x.shape)
 
 
 def rope_tables(num_tokens: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -156,7 +165,7 @@ class Block(nn.Module):
 class ReasoningModule(nn.Module):
     """The recursive block f(h, injection): add the injection, then the layers."""
 
-    def __init__(self, layers: list[Block]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 

@@ -12,16 +12,11 @@ import torch
 from loopscope.config import ModelSettings
 from loopscope.errors import UserError
 from loopscope.models import hub
-from loopscope.models.folder import CONFIG, WEIGHTS, load_folder
+from loopscope.models.folder import CONFIG, WEIGHTS, has_large_table, load_folder
 from loopscope.models.official import CONFIG as OFFICIAL_CONFIG
 from loopscope.models.official import load_official
 from loopscope.models.recursion import DTYPES, RecursiveModel
 from loopscope.registry import did_you_mean
-
-SHOWN_FACTS = (
-    *("name", "format", "source", "model_hash", "step", "minutes", "weights", "validation"),
-    *("assumed", "set"),
-)
 
 
 def load(
@@ -41,6 +36,8 @@ def load(
         known: settings that the files do not tell, or that shall differ: `load(file, L_cycles=6)`.
     Returns:
         The model in evaluation mode. `model.facts` tells its name, format, source, hash and training.
+        A puzzle table above 64 MiB stays on the disk, and rows are read when they are used; on another
+        device it is read whole.
     Raises:
         UserError: nothing there, damaged, unsafe, incomplete or contradicting, in one line.
     """
@@ -49,7 +46,9 @@ def load(
             raise UserError(f"{key}: unknown setting. {did_you_mean(key, ModelSettings.model_fields)}")
     path = locate(source)
     model = _read(path, known)
-    model.facts |= {"name": _name(source, model.facts), "set": known, "model_hash": model.content_hash}
+    model.facts |= {"name": _name(source, model.facts), "set": known}
+    if not has_large_table(model.settings):  # hashing would read all of it
+        model.facts["model_hash"] = model.content_hash
     _move(model, device)
     if dtype is not None:
         model.compute_in(_dtype(dtype))
@@ -59,50 +58,6 @@ def load(
 def list_shipped() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(_shipped())
-
-
-def describe(model: RecursiveModel) -> dict[str, Any]:
-    """What there is to know about a model without running it, in plain values for a table or json.
-
-    FLOPs are matrix products for one puzzle, 2 per multiply-add. The latent size counts numbers.
-    """
-    s, calls = model.settings, model.applications_per_segment
-    return {
-        "arch": s.arch,
-        "parameters": model.num_parameters,
-        "puzzle_table": [s.num_puzzle_identifiers, s.puzzle_emb_ndim] if s.puzzle_emb_ndim else None,
-        "cells": s.seq_len,
-        "prefix_slots": s.prefix_len,
-        "vocabulary": s.vocab_size,
-        "width": s.hidden_size,
-        "mixer": "token mlp" if s.mlp_t else f"attention, {s.num_heads} heads",
-        "positions": s.pos_encodings,
-        "latent_size": len(model.state_names) * s.num_tokens * s.hidden_size,
-        "schedule": compact(model.schedule),
-        "applications_per_segment": calls,
-        "flops_per_application": model.application_flops,
-        "flops_per_segment": calls * model.application_flops,
-        "budget": s.halt_max_steps,
-        "trained_in": s.forward_dtype,
-        "computes_in": str(model.dtype).removeprefix("torch."),
-        "start": "random per token" if s.random_init else "fixed vector",
-        **{key: model.facts[key] for key in SHOWN_FACTS if model.facts.get(key)},
-    }
-
-
-def compact(schedule: tuple[str, ...]) -> str:
-    """A schedule in short: L L H L L H is "(2 L, H) x 2"."""
-    sizes = (n for n in range(1, len(schedule) + 1) if len(schedule) % n == 0)
-    unit = next(schedule[:n] for n in sizes if schedule[:n] * (len(schedule) // n) == schedule)
-    runs: list[list[Any]] = []
-    for name in unit:
-        if runs and runs[-1][1] == name:
-            runs[-1][0] += 1
-        else:
-            runs.append([1, name])
-    text = ", ".join(name if count == 1 else f"{count} {name}" for count, name in runs)
-    times = len(schedule) // len(unit)
-    return text if times == 1 else f"({text}) x {times}"
 
 
 def locate(source: str | Path) -> Path:

@@ -25,14 +25,15 @@ from torch import Tensor
 from loopscope.config import ModelSettings, TrainSettings, validated
 from loopscope.errors import UserError
 from loopscope.files import write_text, written_whole
-from loopscope.models.folder import load_state
-from loopscope.models.recursion import DTYPES, RecursiveModel, build_model
+from loopscope.models.folder import LARGE, filled
+from loopscope.models.recursion import DTYPES, RecursiveModel
 from loopscope.models.shapes import check_agreement, demand, infer_arch, infer_sizes, num_tokens
 from loopscope.registry import did_you_mean
 
 CONFIG = "all_config.yaml"
 FILES = ("weights.pt", "checkpoint", "model.safetensors")
 PREFIX = "_orig_mod.model.inner."  # compile, loss head and halting wrapper around the network
+HEAD = "lm_head.weight"  # a tensor that every model has
 WRAPPERS = re.compile(r"^(?:(?:module|model|inner)\.)+")
 NAMES = {  # our architecture -> the class as a yaml names it, module@class
     "trm": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
@@ -65,7 +66,8 @@ def load_official(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
         UserError: no, damaged or unsafe weights; settings missing, misspelt or contradicting.
     """
     weights, config_file = find_files(path)
-    state = read_weights(weights)
+    raw = _read(weights)
+    state = strip_prefix(raw, str(weights))
     config = read_config(config_file) if config_file else {}
     told = infer_arch(state, weights) | _sizes_beside(weights)
     told = OFFICIAL_DEFAULTS.get(told["arch"], {}) | told
@@ -76,9 +78,9 @@ def load_official(path: Path, known: Mapping[str, Any]) -> RecursiveModel:
     demand(told | sizes, weights, config_file)
     settings = validated(ModelSettings, told | sizes, str(config_file or weights))
     check_agreement(state, settings, weights, {"": "the settings say"} | dict.fromkeys(known, "you passed"))
-    model = build_model(settings, seed=0)
-    load_state(model, state, str(weights))
+    model = filled(settings, state, str(weights))
     model.facts = _facts(weights, config) | {"assumed": _assumed(state, told, settings)}
+    model.facts["prefix"] = next(key.removesuffix(HEAD) for key in raw if key.endswith(HEAD))
     return model
 
 
@@ -117,9 +119,15 @@ def _below(path: Path) -> str:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a weights file, on the CPU, wrappers removed; never runs code from the file.
 
+    The tensors are maps of the file, read where they are used.
+
     Raises:
         UserError: damaged, not a checkpoint, or holding objects other than tensors.
     """
+    return strip_prefix(_read(path), str(path))
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         if zipfile.is_zipfile(path):
             _check_sums(path)
@@ -140,12 +148,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: entry {str(other)[:60]!r} is not a tensor, and a state dict holds nothing else. "
             "Save the part with the weights on its own."
         )
-    return strip_prefix(state, str(path))
+    return state
 
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error):
             raise
@@ -156,10 +164,17 @@ def _unpickle(path: Path) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    """Raise when an entry of the zip container does not match its checksum (all zero: none were kept)."""
+    """Raise when an entry of the zip container does not match its checksum (all zero: none were kept).
+
+    A large puzzle table is not read for it.
+    """
     with zipfile.ZipFile(path) as container:
-        if any(entry.CRC for entry in container.infolist()) and container.testzip() is not None:
-            raise zipfile.BadZipFile
+        entries = container.infolist()
+        if not any(entry.CRC for entry in entries):
+            return
+        for entry in entries:
+            if entry.file_size <= LARGE:
+                container.read(entry)  # raises where the sum is wrong
 
 
 def strip_prefix(state: Mapping[str, Tensor], source: str = "weights") -> dict[str, Tensor]:
@@ -278,7 +293,7 @@ def _facts(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 # -- writing
 
 
-def save_official(model: RecursiveModel, path: str | Path) -> Path:
+def save_official(model: RecursiveModel, path: str | Path, prefix: str | None = None) -> Path:
     """Write `step_<N>` and `all_config.yaml` as the official code leaves them.
 
     N is the step the model was saved at, as far as known. Start states have the forward dtype, all
@@ -287,11 +302,16 @@ def save_official(model: RecursiveModel, path: str | Path) -> Path:
     Args:
         model: any architecture with an official counterpart.
         path: the folder; made when missing, other files in it stay.
+        prefix: what stands before the names of the tensors. None takes that of the checkpoint the model
+            came from, else `PREFIX`, as the official code saves with compilation.
     Returns:
         The weights file.
     Raises:
-        UserError: the model has a setting that the official code lacks.
+        UserError: the model has a setting that the official code lacks, or no such prefix exists.
     """
+    prefix = model.facts.get("prefix") or PREFIX if prefix is None else prefix
+    if strip_prefix({f"{prefix}{HEAD}": model.lm_head.weight}).keys() != {HEAD}:
+        raise UserError(f"prefix {prefix}: no wrapper of the official code. Use {PREFIX} or model.inner.")
     for key, plain in PLAIN.items():
         if (value := getattr(model.settings, key)) != plain:
             raise UserError(
@@ -299,7 +319,7 @@ def save_official(model: RecursiveModel, path: str | Path) -> Path:
             )
     dtype = DTYPES[model.settings.forward_dtype]
     state = {
-        PREFIX + key: value.detach().to("cpu", dtype if key in ("H_init", "L_init") else torch.float32)
+        prefix + key: value.detach().to("cpu", dtype if key in ("H_init", "L_init") else torch.float32)
         for key, value in model.state_dict().items()
     }
     weights = Path(path) / f"step_{model.facts.get('step', 0)}"

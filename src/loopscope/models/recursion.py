@@ -7,7 +7,9 @@ and detaching live in the training loop, never in the map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loopscope.config import ModelSettings
-from loopscope.files import sha256
 from loopscope.latent import leaves, tree_map
 from loopscope.models.layers import (
     Block,
@@ -157,7 +158,10 @@ class RecursiveModel(nn.Module):
     def segment(self, z: Any, ctx: Context) -> Any:
         """The map: one segment, every update differentiable, nothing detached."""
         places = range(len(self.schedule))
-        return _swap(self._fold(places, _sequence_first(z), _sequence_first(ctx.x)))
+        if torch.is_grad_enabled():
+            return _swap(self._fold(places, _sequence_first(z), _sequence_first(ctx.x)))
+        with self.casts_kept():
+            return _swap(self._fold(places, _sequence_first(z), _sequence_first(ctx.x)))
 
     def readout(self, z: Any, ctx: Context | None = None) -> Readout:
         """Decode a latent with the heads."""
@@ -188,7 +192,7 @@ class RecursiveModel(nn.Module):
         """
         z, x = _sequence_first(z), _sequence_first(ctx.x)
         places = range(len(self.schedule))
-        with torch.no_grad():
+        with torch.no_grad(), self.casts_kept():
             z = self._fold(places[: -self.grad_tail], z, x, noise_keys)
         return _swap(self._fold(places[-self.grad_tail :], z, x, noise_keys, recompute))
 
@@ -215,11 +219,11 @@ class RecursiveModel(nn.Module):
         `update_noise` is no part of the map, and undamped models hash as they did before there was damping.
         """
         off = {"update_noise"} | ({"damping"} if self.settings.damping == 1 else set())
-        tensors = (
-            f"{k}".encode() + v.detach().cpu().contiguous().numpy().tobytes()
-            for k, v in self.state_dict().items()
-        )
-        return sha256(self.settings.model_dump_json(exclude=off).encode(), *tensors)
+        digest = hashlib.sha256(self.settings.model_dump_json(exclude=off).encode())
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().reshape(-1).numpy())  # no copy: tables may be large
+        return digest.hexdigest()
 
     @property
     def application_flops(self) -> float:
@@ -237,6 +241,26 @@ class RecursiveModel(nn.Module):
         self.dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
         self._build_rope()
         return self
+
+    @contextmanager
+    def casts_kept(self) -> Iterator[None]:
+        """Cast the weights of the products once, for as long as the block lasts; same numbers out.
+
+        `segment` does it by itself where no gradient is asked for. Around many segments it saves the
+        casts between them. Changes of the weights inside the block are not seen.
+        """
+        cast = [
+            m
+            for m in self.modules()
+            if isinstance(m, Linear) and m.kept is None and m.weight.dtype != self.dtype
+        ]
+        for linear in cast:
+            linear.kept = linear.weight.to(self.dtype)
+        try:
+            yield
+        finally:
+            for linear in cast:
+                linear.kept = None
 
     def compile_blocks(self, mode: str = "default") -> None:
         """Compile the recursive blocks, each for the exact shapes it meets, in a mode of `torch.compile`.

@@ -1,0 +1,139 @@
+"""TRM on the symmetries of Sudoku: one rule for every cell and every digit.
+
+A token is not a vector of its own but n nodes, one per digit, each of width C = hidden_size / n. All nodes
+share all weights and see one another only through sums over the groups that the rules of Sudoku name: the
+digits of a cell, and a digit in a row, a column, a box, and the parts of rows and columns inside a box. So
+the map commutes with every relabelling of digits and every permitted exchange of rows, columns and bands;
+it need not learn them from augmented boards. Recursion, training and halting are those of TRM.
+
+A published neighbour with symbols as an axis of their own is SE-RRM (attention over cells and over digits).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from loopscope.config import ModelSettings
+from loopscope.errors import UserError
+from loopscope.models.layers import Linear, ReasoningModule, rms_norm, trunc_normal
+from loopscope.models.recursion import ARCHITECTURES, HL, Readout
+from loopscope.models.trm import TRM
+from loopscope.tasks.sudoku import Sudoku, sudoku_for
+from loopscope.tasks.sudoku.board import FIRST_DIGIT
+
+KINDS = 3  # what a given says to a node: nothing, not this digit, this digit
+GROUPS = (  # axes of (bands, rows in a band, stacks, columns in a stack, puzzles, digits, C), and weights
+    ((5,), "cell"),
+    ((2, 3), "line"),
+    ((0, 1), "line"),
+    ((1, 3), "box"),
+    ((3,), "segment"),
+    ((1,), "segment"),
+)
+START = 0.5  # of the usual size: sums over groups would otherwise drown a node's own state
+
+
+class EquivariantBlock(nn.Module):
+    """One post-norm layer: add the sums over the groups of a node, then a SwiGLU on every node."""
+
+    def __init__(self, task: Sudoku, width: int, inner: int, eps: float) -> None:
+        super().__init__()
+        self.eps, self.width, self.side = eps, width, task.side
+        rows, cols = task.box_rows, task.box_cols
+        self.board: tuple[int, int, int, int] = (task.side // rows, rows, task.side // cols, cols)
+        groups = {name: Linear(width, width) for _, name in GROUPS}
+        with torch.no_grad():
+            for linear in groups.values():
+                linear.weight.mul_(START)
+        self.groups = nn.ModuleDict(groups)
+        self.gate_up_proj = Linear(width, 2 * inner)
+        self.down_proj = Linear(inner, width)
+
+    def forward(self, h: Float[Tensor, "M B D"], rope: None) -> Float[Tensor, "M B D"]:
+        nodes = h.view(*self.board, h.shape[1], self.side, self.width)
+        apart = nodes - nodes.mean((0, 1, 2, 3, 5), keepdim=True)  # else the mean grows from update to update
+        for axes, name in GROUPS:
+            size = self.side if name != "segment" else self.board[axes[0]]
+            nodes = nodes + self.groups[name](apart.sum(axes, keepdim=True) * size**-0.5)
+        nodes = rms_norm(nodes, self.eps)
+        gate, up = self.gate_up_proj(nodes).chunk(2, dim=-1)
+        return rms_norm(nodes + self.down_proj(F.silu(gate) * up), self.eps).reshape(h.shape)
+
+
+class GivenEmbedding(nn.Module):
+    """Tokens to nodes with one vector for each of `KINDS`, (3, C)."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.side = side
+        self.embedding_weight = nn.Parameter(trunc_normal((KINDS, width), (side * width) ** -0.5))
+
+    def forward(self, index: Int[Tensor, "*M"], dtype: torch.dtype) -> Float[Tensor, "*M D"]:
+        digit = index[..., None] - FIRST_DIGIT
+        kind = (digit >= 0).int() + (digit == torch.arange(self.side, device=index.device))
+        return F.embedding(kind, self.embedding_weight.to(dtype)).flatten(-2)
+
+
+@ARCHITECTURES.register("trm-equivariant")
+class EquivariantTRM(TRM):
+    """TRM whose latent is a state per cell and digit, (B, L, n C), updated alike for all of them."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        task = sudoku_for(settings.seq_len)
+        assert isinstance(task, Sudoku)
+        _check(settings, task)
+        self.board = task
+        super().__init__(settings)
+
+    def build(self) -> None:
+        super().build()
+        s, n, width = self.settings, self.board.side, self.node_width
+        inner = round(s.expansion * width)
+        layers = [EquivariantBlock(self.board, width, inner, s.rms_norm_eps) for _ in range(s.L_layers)]
+        self.L_level = ReasoningModule(layers)
+        self.embed_tokens = GivenEmbedding(n, width)  # type: ignore[assignment]
+        self.lm_head = Linear(width, 1)
+        self.no_digit = nn.Parameter(torch.tensor([-4.0]))
+        self.q_head = Linear(2 * width, 2, bias=True)
+        with torch.no_grad():
+            self.q_head.weight.zero_()
+            self.q_head.bias.fill_(-5)  # type: ignore[union-attr]
+        for name in self.state_names:
+            start = trunc_normal((width,), 1.0).to(self.dtype).float()
+            self.register_buffer(f"{name}_init", start.repeat(n))
+
+    @property
+    def node_width(self) -> int:
+        """C, numbers per cell and digit."""
+        return self.settings.hidden_size // self.board.side
+
+    def readout(self, z: HL, ctx: object = None) -> Readout:
+        """Logits: one per node; the tokens that are no digit share a learned one. Halting: from the nodes of
+        the digits chosen, their mean and their least over the cells."""
+        nodes = z.z_H.unflatten(-1, (self.board.side, self.node_width))  # (B, L, n, C)
+        digits = self.lm_head(nodes).squeeze(-1)
+        other = self.no_digit.to(digits.dtype).expand(*digits.shape[:2], FIRST_DIGIT)
+        best = digits.argmax(-1)[..., None, None].expand(*digits.shape[:2], 1, self.node_width)
+        chosen = nodes.gather(2, best).squeeze(2).float()
+        q = self.q_head(torch.cat((chosen.mean(1), chosen.amin(1)), dim=-1))
+        return Readout(torch.cat((other, digits), dim=-1), q[:, 0], q[:, 1])
+
+    @property
+    def application_flops(self) -> float:
+        """Matrix-product FLOPs of one block application on one puzzle (2 per multiply-add)."""
+        s, n, width = self.settings, self.board.side, self.node_width
+        sums = n * (n + 3 * n) + n * n * (self.board.box_rows + self.board.box_cols)
+        return float(s.L_layers) * (6 * n**3 * width * round(s.expansion * width) + 2 * width**2 * sums)
+
+
+def _check(settings: ModelSettings, task: Sudoku) -> None:
+    s = settings
+    if s.hidden_size % task.side or s.puzzle_emb_ndim or s.vocab_size != task.vocab_size:
+        raise UserError(
+            f"arch=trm-equivariant: hidden_size={s.hidden_size}, puzzle_emb_ndim={s.puzzle_emb_ndim}, "
+            f"vocab_size={s.vocab_size}; expected a multiple of {task.side} digits, no puzzle embedding and "
+            f"{task.vocab_size} tokens. Set model.hidden_size={32 * task.side} and model.puzzle_emb_ndim=0."
+        )
