@@ -8,15 +8,17 @@ import json
 
 import numpy as np
 import pytest
-from statsmodels.stats import contingency_tables
+from scipy import stats
+from statsmodels.stats import contingency_tables, multitest
 
 from loopscope.cli import main
 from loopscope.errors import UserError
 from loopscope.evaluation import answer_file
 from loopscope.evaluation.answer_file import answer_table, check_target, read_solved, write_answers
-from loopscope.evaluation.compare import compare, mcnemar, spread
+from loopscope.evaluation.compare import compare, compare_all, mcnemar, spread
 from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.intervals import wilson
+from loopscope.evaluation.multiple import adjusted
 from loopscope.models.folder import save_model
 from loopscope.tasks import write_puzzles
 from tiny import tiny_model, tiny_puzzles
@@ -74,6 +76,53 @@ def test_spread_by_hand():
     assert found.deviation == pytest.approx(0.02)
     assert found.mean.high - 0.82 == pytest.approx(4.302653 * 0.02 / 3**0.5)
     assert found.mean.n == 3
+    assert (found.low, found.high) == (0.80, 0.84)
+
+
+# -- several runs
+
+
+def runs_of(rates: list[float], n: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Runs that find the same puzzles hard."""
+    hard = rng.normal(size=n)
+    return [hard + rng.normal(size=n) < stats.norm.ppf(rate) * 2**0.5 for rate in rates]
+
+
+def test_pairs_of_runs_carry_their_own_test_and_holms():
+    runs = runs_of([0.5, 0.55, 0.7], 400, np.random.default_rng(0))
+    pairs = compare_all(runs)
+    assert [(p.first, p.second) for p in pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in pairs:
+        assert pair.comparison == compare(runs[pair.first], runs[pair.second])
+    single = [p.comparison.p_value for p in pairs]
+    order = np.argsort(single)
+    by_hand = np.maximum.accumulate([min(1, (3 - i) * single[j]) for i, j in enumerate(order)])
+    assert [pairs[j].p_holm for j in order] == pytest.approx(by_hand)
+
+
+def test_ten_true_null_hypotheses_are_seldom_denied_together():
+    p = np.random.default_rng(0).random((300, 10))
+    most = stats.binom(300, 0.05).ppf(0.999)
+    assert sum(adjusted(row).min() < 0.05 for row in p) <= most
+    assert (p.min(axis=1) < 0.05).sum() > 4 * most  # without the adjustment, most often
+    assert [
+        p.p_holm < 0.05 for p in compare_all(runs_of([0.6, 0.6, 0.9], 300, np.random.default_rng(2)))
+    ] == [
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("holm", "holm"), ("fdr", "fdr_bh")])
+def test_adjusted_p_values_equal_statsmodels_and_leave_out_what_was_not_tested(ours, theirs):
+    p = np.array([0.001, np.nan, 0.04, 0.03, 0.2])
+    found, tested = adjusted(p, ours), ~np.isnan(p)
+    assert np.isnan(found[1])
+    assert found[tested] == pytest.approx(multitest.multipletests(p[tested], method=theirs)[1])
+    if ours == "fdr":
+        assert found[tested] == pytest.approx(stats.false_discovery_control(p[tested]))
+    assert np.isnan(adjusted(np.full(2, np.nan))).all()
 
 
 # -- files
@@ -171,9 +220,14 @@ def test_eval_writes_what_compare_reads(run, tmp_path):
     assert code == 0
     assert "3 runs: mean" in out
     read = json.loads((tmp_path / "c.json").read_text())
-    assert read["against_first"]["1.csv"]["p_value"] == 1.0
+    assert read["files"] == ["0.csv", "1.csv", "2.csv"]
+    assert [(pair["first"], pair["second"]) for pair in read["pairs"]] == [(0, 1), (0, 2), (1, 2)]
+    assert all(pair["comparison"]["p_value"] == pair["p_holm"] == 1.0 for pair in read["pairs"])
+    assert "Holm over 3 pairs" in out
     assert read["spread"]["mean"]["n"] == 3
-    assert "runs: mean" not in run("compare 0.csv 1.csv")[1]
+    out = run("compare 0.csv 1.csv")[1]
+    assert "runs: mean" not in out
+    assert "Holm" not in out
 
 
 def test_restarts_write_answers_too(run, tmp_path):

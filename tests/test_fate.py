@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from loopscope.dynamics.fate import (
+    confidently_wrong,
     drift_slope,
+    fate_sweep,
     fate_table,
     late_drift,
+    mixture_threshold,
     otsu_threshold,
-    settled_wrong_sweep,
+    rounding_floor,
     threshold_free,
 )
 from loopscope.errors import UserError
@@ -92,12 +95,56 @@ def test_threshold_free_statement() -> None:
 def test_sweep_rises_to_all_failures() -> None:
     late = two_peaks()
     correct = np.arange(100) < 60
-    sweep = settled_wrong_sweep(late, correct, np.array([0.0, 50.0, 90.0, 100.0]))
-    shares = [estimate.value for estimate in sweep.values()]
+    sweep = fate_sweep(late, correct, np.array([0.0, 50.0, 90.0, 100.0]))
+    shares = [table.settled_among_wrong.value for table in sweep.values()]
     assert shares == sorted(shares)
     assert shares[0] == 0.0
-    assert sweep[50.0].value == np.mean(late[60:] < np.median(late))
-    assert sweep[50.0].n == 40
+    assert sweep[50.0].settled_among_wrong.value == np.mean(late[60:] < np.median(late))
+    for q, table in sweep.items():
+        cells = (
+            table.settled_correct,
+            table.settled_wrong,
+            table.wandering_correct,
+            table.wandering_wrong,
+        )
+        assert sum(cells) == 100
+        assert cells[0] + cells[1] == np.sum(late < np.percentile(late, q))
+        assert cells[1] + cells[3] == table.settled_among_wrong.n == 40
+    assert list(fate_sweep(late, correct)) == list(range(5, 100, 5))
+
+
+def test_mixture_finds_two_peaks_and_refuses_one() -> None:
+    """Equal spreads and shares .7 and .3 of peaks at -1 and 2: equally likely at .5 + .09 ln(7/3) / 3."""
+    rng = np.random.default_rng(0)
+    logs = np.concatenate([rng.normal(-1, 0.3, 7000), rng.normal(2, 0.3, 3000)])
+    found = mixture_threshold(10**logs)
+    assert found.log10 == pytest.approx(0.5 + 0.09 * math.log(7 / 3) / 3, abs=0.02)
+    assert found.separation == pytest.approx(otsu_threshold(10**logs).separation, abs=1e-3)
+    one = mixture_threshold(10 ** rng.normal(0, 1, 2000))
+    assert math.isnan(one.value)
+    assert "one peak" in one.reason
+    assert "expected at least 10" in mixture_threshold(np.ones(50)).reason
+
+
+def test_confidently_wrong_lists_the_surest_failures_first() -> None:
+    halt = np.array([5.0, 1.0, 3.0, -2.0, 2.0, 3.0])
+    correct = np.array([True, False, False, False, False, False])
+    late = np.array([0.1, 0.1, 9.0, 9.0, 0.0, 9.0])
+    cut = fate_table(late, correct, threshold=1.0).threshold
+    found = confidently_wrong(halt, correct, late, cut)
+    assert [(f.puzzle, f.halt_logit, f.settled) for f in found] == [
+        (2, 3.0, False),
+        (5, 3.0, False),
+        (4, 2.0, True),
+        (1, 1.0, True),
+    ]
+    assert [f.puzzle for f in confidently_wrong(halt, correct, late, cut, most=2)] == [2, 5]
+    assert confidently_wrong(halt, np.ones(6, bool), late, cut) == []
+
+
+def test_short_formats_carry_a_warning() -> None:
+    assert "2^-8" in rounding_floor("bfloat16")
+    assert rounding_floor("float32") == ""
 
 
 def test_late_drift_and_slope() -> None:

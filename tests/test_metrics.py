@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage, stats
 from statsmodels.stats import proportion
 
-from loopscope.evaluation.evaluate import evaluate, evaluate_restarts
+from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.intervals import (
     bootstrap_mean,
     clopper_pearson,
@@ -183,7 +183,7 @@ def test_answers_are_kept_on_request():
 
 
 def test_restarts_have_the_checks_of_the_task():
-    scores = evaluate_restarts(tiny_model(), tiny_puzzles(4), segments=2, restarts=2).scores[2]
+    scores = evaluate(tiny_model(), tiny_puzzles(4), segments=2, restarts=2).scores[2]
     assert {"verified", "valid", "givens_kept", "unfilled_accuracy", "pass_at_k"} <= set(scores)
     assert "cumulative_accuracy" not in scores
 

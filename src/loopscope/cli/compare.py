@@ -17,10 +17,11 @@ def compare(
     out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Compare what runs solved, puzzle by puzzle: every file with the first one.
+    """Compare what runs solved, puzzle by puzzle: every two of them.
 
-    Exact McNemar test on the puzzles that only one of two runs solves; from three files on also the
-    spread of their accuracy, as for runs of one recipe with several seeds.
+    Exact McNemar test on the puzzles that only one of two runs solves, adjusted for the number of pairs
+    (Holm); from three files on also the spread of their accuracy, as for runs of one recipe with several
+    seeds.
 
     \b
     loopscope eval RUN --data DATA --out a.csv
@@ -33,20 +34,16 @@ def compare(
     if len(files) < 2:
         raise UserError(f"{files[0]}: one file, expected at least two. Name the files to compare.")
     solved = read_same(files)
-    later = zip(files[1:], solved[1:], strict=True)
-    pairs = {str(path): comparison.compare(solved[0], b, seed=seed) for path, b in later}
+    pairs = comparison.compare_all(solved, seed=seed)
     spread = comparison.spread([float(s.mean()) for s in solved])
     enough = len(files) >= comparison.ENOUGH_RUNS
-    print_pairs(str(files[0]), pairs)
+    print_runs(files, solved)
+    print_pairs(pairs)
     if enough:
-        mean = spread.mean
-        options.say(
-            f"\n{mean.n} runs: mean {100 * mean.value:.1f} % [{100 * mean.low:.1f}, {100 * mean.high:.1f}], "
-            f"standard deviation {100 * spread.deviation:.2f} points; interval by Student's t over runs"
-        )
+        options.say(spread_line(spread))
     if out is not None:
-        table: dict[str, Any] = {"first": str(files[0])}
-        table["against_first"] = {path: pair.to_dict() for path, pair in pairs.items()}
+        table: dict[str, Any] = {"files": [str(path) for path in files]}
+        table["pairs"] = [pair.to_dict() for pair in pairs]
         write_json(out, table | ({"spread": spread.to_dict()} if enough else {}))
         options.say(f"\nwritten to {out}")
 
@@ -68,14 +65,40 @@ def read_same(files: list[Path]) -> list[Any]:
     return [solved, *(s for _, s in others)]
 
 
-def print_pairs(first: str, pairs: dict[str, Any]) -> None:
-    """A row for each file: accuracy, difference to the first, discordant puzzles, p."""
-    one = next(iter(pairs.values()))
-    options.say(f"{first}: {options.percent(one.a)}, n = {one.a.n}; 95 % intervals, paired by puzzle", "bold")
+def print_runs(files: list[Path], solved: list[Any]) -> None:
+    """A numbered row for each file: what it solved."""
+    from loopscope.evaluation.intervals import wilson
+
+    rows = [
+        [str(i), str(path), options.percent(wilson(int(s.sum()), len(s)))]
+        for i, (path, s) in enumerate(zip(files, solved, strict=True), start=1)
+    ]
+    options.table(f"{len(solved[0])} puzzles, 95 % intervals", ["", "", "solved"], rows, left=2)
+
+
+def print_pairs(pairs: list[Any]) -> None:
+    """A row for each pair: difference, discordant puzzles, p alone and p among all pairs."""
     rows = []
-    for path, c in pairs.items():
-        d = c.difference
+    for pair in pairs:
+        c, d = pair.comparison, pair.comparison.difference
         points = f"{100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-        rows.append([path, options.percent(c.b), points, str(c.only_b), str(c.only_a), f"{c.p_value:.3g}"])
-    heads = ["", "solved", "points more", "only here", "only first", "p"]
-    options.table("", heads, rows)
+        counts, p_values = (str(c.only_b), str(c.only_a)), (f"{c.p_value:.3g}", f"{pair.p_holm:.3g}")
+        rows.append([f"{pair.second + 1} against {pair.first + 1}", points, *counts, *p_values])
+    heads = ["", "points more", "only it", "only other", "p", "p, Holm"]
+    several = len(pairs) > 1
+    options.say("")
+    options.table(
+        "Paired by puzzle, exact McNemar test" + (f"; Holm over {len(pairs)} pairs" if several else ""),
+        heads if several else heads[:-1],
+        rows if several else [row[:-1] for row in rows],
+    )
+
+
+def spread_line(spread: Any) -> str:
+    """Mean, range and deviation of several runs in words."""
+    mean = spread.mean
+    return (
+        f"\n{mean.n} runs: mean {100 * mean.value:.1f} % [{100 * mean.low:.1f}, {100 * mean.high:.1f}], from "
+        f"{100 * spread.low:.1f} to {100 * spread.high:.1f}, standard deviation {100 * spread.deviation:.2f} "
+        "points; interval by Student's t over runs"
+    )

@@ -1,7 +1,8 @@
 """Where an orbit ends: settled or wandering, right or wrong.
 
 An orbit has settled when its late drift is small. The threshold is found in the data (Otsu on the log
-of the drift), and because any threshold is a choice, a threshold-free statement and a sweep go with it.
+of the drift, or a mixture of two peaks), and because any threshold is a choice, a threshold-free statement
+and a sweep over all thresholds go with it.
 Which drift (z_H, z_L, joint) is up to the caller; published numbers use z_H.
 """
 
@@ -17,6 +18,7 @@ from loopscope.errors import UserError
 from loopscope.evaluation.intervals import Estimate, clopper_pearson, wilson
 
 WINDOW = 4  # segments; the published choice
+MIXTURE = 10  # different drifts that a fit of two peaks needs
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,23 @@ class FateTable:
     drift_gap: DriftGap
 
 
+@dataclass(frozen=True)
+class ConfidentFailure:
+    """A wrong answer that the model calls right.
+
+    Attributes:
+        puzzle: its place in the set, from 0; the boards are the rows `inputs`, `labels`, `answer` there.
+        halt_logit: how sure the model is.
+        late_drift: of its orbit.
+        settled: whether the orbit has settled.
+    """
+
+    puzzle: int
+    halt_logit: float
+    late_drift: float
+    settled: bool
+
+
 def late_drift(drift: Float[np.ndarray, "B T"], window: int = WINDOW) -> Float[np.ndarray, " B"]:
     """Mean drift of the last `window` segments, per puzzle."""
     if drift.shape[1] < window:
@@ -127,6 +146,11 @@ def otsu_threshold(late: Float[np.ndarray, " B"]) -> Threshold:
     return Threshold(10**cut, cut, float(between[best] / logs.var()))
 
 
+def settled(late: Float[np.ndarray, " B"], threshold: Threshold) -> Bool[np.ndarray, " B"]:
+    """Which orbits have settled; without any threshold only those that stand still."""
+    return (late < threshold.value) | (late == 0)
+
+
 def fate_table(
     late: Float[np.ndarray, " B"], correct: Bool[np.ndarray, " B"], *, threshold: float | None = None
 ) -> FateTable:
@@ -142,9 +166,9 @@ def fate_table(
         cut = otsu_threshold(late)
     else:
         cut = Threshold(threshold, math.log10(threshold) if threshold > 0 else -math.inf, math.nan)
-    settled = (late < cut.value) | (late == 0)
-    a, b = int((settled & correct).sum()), int((settled & ~correct).sum())
-    c, d = int((~settled & correct).sum()), int((~settled & ~correct).sum())
+    quiet = settled(late, cut)
+    a, b = int((quiet & correct).sum()), int((quiet & ~correct).sum())
+    c, d = int((~quiet & correct).sum()), int((~quiet & ~correct).sum())
     return FateTable(
         a,
         b,
@@ -166,18 +190,77 @@ def threshold_free(late: Float[np.ndarray, " B"], correct: Bool[np.ndarray, " B"
     return DriftGap(least, share, len(successes), len(failures))
 
 
-def settled_wrong_sweep(
+def fate_sweep(
     late: Float[np.ndarray, " B"],
     correct: Bool[np.ndarray, " B"],
     percentiles: Float[np.ndarray, " P"] | None = None,
-) -> dict[float, Estimate]:
-    """Share of failures that count as settled when the cut is each percentile of all late drifts.
+) -> dict[float, FateTable]:
+    """The table of fates when the cut is each percentile of all late drifts.
 
     Returns:
-        percentile -> B / (B + D) with its exact interval; default percentiles 5, 10, ..., 95.
+        percentile -> table; default percentiles 5, 10, ..., 95.
     """
     grid = np.arange(5.0, 100.0, 5.0) if percentiles is None else percentiles
-    wrong = late[~correct]
-    cuts = np.percentile(late, grid)
-    counts = [int((wrong < cut).sum()) for cut in cuts]
-    return {float(q): clopper_pearson(count, len(wrong)) for q, count in zip(grid, counts, strict=True)}
+    return {float(q): fate_table(late, correct, threshold=float(np.percentile(late, q))) for q in grid}
+
+
+def mixture_threshold(late: Float[np.ndarray, " B"], *, seed: int = 0) -> Threshold:
+    """Second opinion on the cut: two normal peaks in log late drift, if the data prefer them to one (BIC).
+
+    The threshold lies where a puzzle is as likely to belong to either peak.
+
+    Args:
+        late: late drift; orbits that stand still do not take part.
+        seed: of the starts of the fit.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    logs = np.log10(late[late > 0])[:, None]
+    if len(np.unique(logs)) < MIXTURE:
+        reason = f"{len(np.unique(logs))} different positive drifts, expected at least {MIXTURE}"
+        return Threshold(math.nan, math.nan, math.nan, reason)
+    one, two = (GaussianMixture(k, n_init=3, random_state=seed).fit(logs) for k in (1, 2))
+    gain = one.bic(logs) - two.bic(logs)
+    if gain <= 0:
+        reason = f"one peak describes log drift as well as two (BIC lower by {-gain:.1f})"
+        return Threshold(math.nan, math.nan, math.nan, reason)
+    low, high = np.sort(two.means_[:, 0])
+    grid = np.linspace(low, high, 2001)[:, None]
+    cut = float(grid[np.abs(two.predict_proba(grid)[:, 0] - 0.5).argmin(), 0])
+    share = np.mean(logs < cut)
+    between = share * (1 - share) * (logs[logs >= cut].mean() - logs[logs < cut].mean()) ** 2
+    return Threshold(10**cut, cut, float(between / logs.var()))
+
+
+def confidently_wrong(
+    halt: Float[np.ndarray, " B"],
+    correct: Bool[np.ndarray, " B"],
+    late: Float[np.ndarray, " B"],
+    threshold: Threshold,
+    *,
+    most: int = 20,
+) -> list[ConfidentFailure]:
+    """Failures that the model calls right with the highest halt logits, the surest first.
+
+    Args:
+        halt: halt logit where the outcome is read.
+        correct: the outcome.
+        late: late drift.
+        threshold: cut between settled and wandering.
+        most: length of the list; failures with a halt logit below 0 are not on it.
+    """
+    wrong = np.flatnonzero(~correct & (halt >= 0))
+    order = wrong[np.argsort(-halt[wrong], kind="stable")][:most]
+    quiet = settled(late, threshold)
+    return [ConfidentFailure(int(i), float(halt[i]), float(late[i]), bool(quiet[i])) for i in order]
+
+
+def rounding_floor(dtype: str) -> str:
+    """What a short format does to the drift, in words; empty for float32 and longer ones."""
+    bits = {"bfloat16": 8, "float16": 11}.get(dtype.removeprefix("torch."))
+    if bits is None:
+        return ""
+    return (
+        f"{dtype} orbits: the state is rounded to {bits} bits, so a drift below about 2^-{bits} of its "
+        "norm is not resolved, and a fixed point shows as drift 0 or a short cycle"
+    )

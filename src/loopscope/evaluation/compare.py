@@ -1,13 +1,15 @@
 """Two runs on the same puzzles, and several runs of one recipe.
 
-Paired, because two runs on the same puzzles differ far less by chance than two on different ones: only
-the puzzles that one solves and the other does not say anything.
+Several runs are compared two by two, with p values adjusted for the number of pairs. Paired, because two
+runs on the same puzzles differ far less by chance than two on different ones: only the puzzles that one
+solves and the other does not say anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Bool
 from scipy import stats
 
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_of_runs, wilson
+from loopscope.evaluation.multiple import adjusted
 
 ENOUGH_RUNS = 3  # training runs that a claim about a recipe needs
 
@@ -45,6 +48,26 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two of several runs.
+
+    Attributes:
+        first, second: their places, from 0.
+        comparison: the second against the first.
+        p_holm: McNemar p value, adjusted for the number of pairs.
+    """
+
+    first: int
+    second: int
+    comparison: Comparison
+    p_holm: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Spread:
     """A score over training runs.
 
@@ -52,11 +75,14 @@ class Spread:
         values: the score of each run.
         mean: with Student's t interval for the mean of the recipe; n counts runs.
         deviation: standard deviation between runs (n - 1 in the denominator).
+        low, high: of the worst and the best run.
     """
 
     values: tuple[float, ...]
     mean: Estimate
     deviation: float
+    low: float
+    high: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for json."""
@@ -110,6 +136,19 @@ def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and deviation of a score over training runs of one recipe."""
+    """Mean, deviation and range of a score over training runs of one recipe; at least one run."""
     mean, deviation = mean_of_runs(np.asarray(values, float))
-    return Spread(tuple(values), mean, deviation)
+    return Spread(tuple(values), mean, deviation, min(values), max(values))
+
+
+def compare_all(solved: Sequence[Bool[np.ndarray, " N"]], *, seed: int = 0) -> list[Pair]:
+    """Every pair of runs on the same puzzles, with Holm's adjustment for the number of pairs.
+
+    Args:
+        solved: what each run solved, puzzles in the same order.
+        seed: of the bootstraps.
+    """
+    places = list(combinations(range(len(solved)), 2))
+    found = [compare(solved[a], solved[b], seed=seed) for a, b in places]
+    p_holm = adjusted(np.array([c.p_value for c in found]))
+    return [Pair(a, b, c, float(p)) for (a, b), c, p in zip(places, found, p_holm, strict=True)]

@@ -1,8 +1,8 @@
 """A number with its interval and its sample size, and the ways we get an interval.
 
 Proportions: Wilson (quoted everywhere), Clopper-Pearson where the count may be 0 or where a
-guaranteed coverage matters. Means: percentile bootstrap over puzzles, or over the tasks that several
-rows belong to; Student's t for the few runs of one recipe. Always 95 % unless said.
+guaranteed coverage matters. Medians: order statistics. Means: percentile bootstrap over puzzles, or over
+the tasks that several rows belong to; Student's t for the few runs of one recipe. Always 95 % unless said.
 """
 
 from __future__ import annotations
@@ -71,6 +71,24 @@ def clopper_pearson(events: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(events / n, low, high, n)
 
 
+def upper_bound(events: int, n: int, level: float = 0.95) -> float:
+    """One-sided exact upper bound of a proportion; after 0 events in n it is 1 - .05^(1/n). NaN for n = 0."""
+    return clopper_pearson(events, n, level=2 * level - 1).high
+
+
+def median_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> Estimate:
+    """A median with the exact interval of the order statistics; NaN values are left out.
+
+    Infinite values keep their place in the order (a segment that was never reached). Below 6 values no
+    such interval exists at 95 %, and its ends are NaN.
+    """
+    present = values[~np.isnan(values)]
+    if len(present) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    ends = stats.quantile_test(present, q=0, p=0.5).confidence_interval(level)
+    return Estimate(float(np.median(present)), float(ends.low), float(ends.high), len(present))
+
+
 def bootstrap_mean(
     values: Float[np.ndarray, " n"], *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> Estimate:
@@ -85,12 +103,12 @@ def bootstrap_mean(
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    means = np.concatenate([values[rows].mean(axis=1) for rows in _resampled(n, resamples, seed)])
+    means = np.concatenate([values[rows].mean(axis=1) for rows in resampled_rows(n, resamples, seed)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high), n)
 
 
-def _resampled(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r n"]]:
+def resampled_rows(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r n"]]:
     """Row numbers of bootstrap samples, in tables of bounded size."""
     rng = np.random.default_rng(seed)
     at_once = max(1, 2_000_000 // n)
@@ -113,7 +131,7 @@ def clustered_mean(
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     sums, sizes = np.bincount(of, weights=values), np.bincount(of)
-    drawn = _resampled(n, resamples, seed)
+    drawn = resampled_rows(n, resamples, seed)
     means = np.concatenate([sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in drawn])
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high), n)

@@ -13,6 +13,7 @@ at every later segment that was run. A row without a single supervised cell coun
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num
@@ -29,12 +30,21 @@ Columns = dict[str, np.ndarray]  # per puzzle, (N,) each
 
 
 def cells_right(
-    answers: Int[Tensor, "B L"], labels: Int[Tensor, "B L"]
-) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
-    """Share of supervised cells that are right, and whether all are, per puzzle."""
-    valid = labels != IGNORE
-    right = ((answers == labels) & valid).sum(1)
-    return right / valid.sum(1).clamp(min=1), right == valid.sum(1)
+    answers: Int[Tensor, "B L"] | Integer[np.ndarray, "B L"],
+    labels: Int[Tensor, "B L"] | Integer[np.ndarray, "B L"],
+) -> tuple[Any, Any]:
+    """Share of supervised cells that are right, and whether all are, per puzzle; (B,) each.
+
+    Args:
+        answers: tokens, two tensors or two arrays.
+        labels: tokens; PAD or -100 where a cell is not supervised.
+    Returns:
+        Share (NaN where no cell is supervised) and exactness (False there), of the kind that came in.
+    """
+    supervised = (labels != IGNORE) & (labels != PAD)
+    right, total = ((answers == labels) & supervised).sum(1), supervised.sum(1)
+    with np.errstate(invalid="ignore"):  # 0 of 0 cells
+        return right / total, (right == total) & (total > 0)
 
 
 def grade(
@@ -56,20 +66,13 @@ def grade(
         `halt_logit`, and a bool for every check of the task: Sudoku `verified`, `valid`, `givens_kept`;
         maze `valid_path`, `clean_path`, `shortest_path`.
     """
-    supervised = (labels != IGNORE) & (labels != PAD)
-    right = supervised & (answers == labels)
-    found: Columns = {"cell_accuracy": _share(right, supervised)}
+    found: Columns = {}
+    found["cell_accuracy"], found["exact"] = cells_right(answers, labels)
     if hasattr(task, "unfilled"):
-        unfilled = task.unfilled(inputs)
-        found["unfilled_accuracy"] = _share(right & unfilled, supervised & unfilled)
-    found["exact"] = supervised.any(1) & (right == supervised).all(1)
+        of = np.where(task.unfilled(inputs), labels, PAD)
+        found["unfilled_accuracy"] = cells_right(answers, of)[0]
     found["halt_logit"] = halt_logit.astype(np.float64)
     return found | (task.checks(inputs, answers) if hasattr(task, "checks") else {})
-
-
-def _share(right: Bool[np.ndarray, "B L"], of: Bool[np.ndarray, "B L"]) -> Float[np.ndarray, " B"]:
-    total = of.sum(1)
-    return np.where(total > 0, right.sum(1) / np.maximum(total, 1), np.nan)
 
 
 def summary(columns: Mapping[str, np.ndarray]) -> dict[str, Estimate]:

@@ -106,7 +106,7 @@ def separation(result: Auc, note: str = "") -> Quantity:
     if result.n_missing:
         counts += f"; {result.n_missing} without a score left out"
     if result.value in (0, 1):
-        counts += "; at perfect separation the bootstrap has no width"
+        counts += "; at perfect separation the bound is that of disjoint pairs"
     text = result.reason or (f"{note}; {counts}" if note else counts)
     return Quantity(result.value, result.low, result.high, result.n, "auc", note=text)
 

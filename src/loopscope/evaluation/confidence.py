@@ -1,0 +1,148 @@
+"""How well a confidence (halt logit, minus the drift) picks right answers: among puzzles and among rollouts.
+
+Among puzzles: answer only the surest share of them and see how often that is wrong (risk and coverage).
+Among the rollouts of one puzzle: pick the surest and see how often it is right, between one rollout at
+random and the oracle that is right whenever any rollout is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from loopscope.evaluation.auc import dense_rank, pair_counts, resampled_counts
+from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Share of wrong answers among the surest ones, by how many are given.
+
+    Attributes:
+        coverage: share of puzzles answered, 1/n to 1.
+        risk: share of wrong answers among them; ties in confidence are broken at random, on average.
+        area: mean risk over all coverages, bootstrap over puzzles; without any knowledge it equals the
+            share of wrong answers.
+        best: the area of a confidence that knows everything.
+    """
+
+    coverage: Float[np.ndarray, " n"]
+    risk: Float[np.ndarray, " n"]
+    area: Estimate
+    best: float
+
+    def answered(self, risk: float) -> float:
+        """Largest coverage at which no more than this share of the answers is wrong; 0 for none."""
+        fine = np.flatnonzero(self.risk <= risk)
+        return float(self.coverage[fine[-1]]) if len(fine) else 0.0
+
+
+def risk_coverage(
+    confidence: Float[np.ndarray, " B"],
+    correct: Bool[np.ndarray, " B"],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> RiskCoverage:
+    """Risk by coverage of a confidence.
+
+    Args:
+        confidence: larger means more likely right; NaN is the least sure.
+        correct: which answers are right.
+        resamples, seed: of the bootstrap of the area.
+    Source: Geifman and El-Yaniv, NeurIPS 2017, arXiv 1705.08500.
+    """
+    n, sure = len(correct), np.where(np.isnan(confidence), -np.inf, confidence)
+    if n == 0:
+        nothing = Estimate(math.nan, math.nan, math.nan, 0)
+        return RiskCoverage(np.empty(0), np.empty(0), nothing, math.nan)
+    count = np.arange(1, n + 1)
+    risk = _wrong_among_surest(sure, correct) / count
+    draws = resampled_counts(n, resamples, seed)
+    rows = (np.repeat(np.arange(n), drawn) for drawn in draws)
+    areas = [float((_wrong_among_surest(sure[r], correct[r]) / count).mean()) for r in rows]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    ideal = np.maximum(0, count - correct.sum()) / count
+    area = Estimate(float(risk.mean()), float(low), float(high), n)
+    return RiskCoverage(count / n, risk, area, float(ideal.mean()))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What picking the surest of K rollouts gains.
+
+    Attributes:
+        auc: P(a right rollout is surer than a wrong one of the same puzzle), ties half; pairs pooled over
+            the puzzles that have both, bootstrap over puzzles; NaN without such puzzles.
+        random: share right of one rollout at random.
+        chosen: share right of the surest.
+        oracle: share of puzzles with any right rollout.
+        gap: oracle minus chosen, what a perfect choice would still gain.
+        mixed: puzzles with both right and wrong rollouts, where the choice matters.
+    """
+
+    auc: Estimate
+    random: Estimate
+    chosen: Estimate
+    oracle: Estimate
+    gap: Estimate
+    mixed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for json."""
+        return asdict(self)
+
+
+def selection_value(
+    confidence: Float[np.ndarray, "B K"],
+    correct: Bool[np.ndarray, "B K"],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Selection:
+    """Judge a confidence by the rollouts it picks.
+
+    Args:
+        confidence: of K rollouts per puzzle; the first of equally sure ones is picked.
+        correct: which rollouts are right.
+        resamples, seed: of the bootstraps over puzzles.
+    """
+    n = len(correct)
+    sure = np.where(np.isnan(confidence), -np.inf, confidence)
+    picked = correct[np.arange(n), sure.argmax(axis=1)] if n else np.zeros(0, bool)
+    any_right = correct.any(axis=1)
+    mixed = any_right & ~correct.all(axis=1)
+    missed = (any_right & ~picked).astype(float)
+    gap = wilson(0, n) if n and not missed.any() else bootstrap_mean(missed, resamples=resamples, seed=seed)
+    return Selection(
+        auc=_auc_within_puzzles(sure[mixed], correct[mixed], resamples, seed),
+        random=bootstrap_mean(correct.mean(axis=1), resamples=resamples, seed=seed),
+        chosen=wilson(int(picked.sum()), n),
+        oracle=wilson(int(any_right.sum()), n),
+        gap=gap,
+        mixed=int(mixed.sum()),
+    )
+
+
+def _auc_within_puzzles(sure: np.ndarray, correct: np.ndarray, resamples: int, seed: int) -> Estimate:
+    n, K = sure.shape
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rank = (sure[:, :, None] > sure[:, None]).sum(axis=2)  # within the puzzle
+    puzzle, once = np.repeat(np.arange(n), K), np.ones(n * K, int)
+    wins, pairs = pair_counts(rank.ravel(), correct.ravel(), puzzle, once, n)
+    draws = resampled_counts(n, resamples, seed)
+    areas = [(wins @ drawn) / (pairs @ drawn) for drawn in draws]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return Estimate(float(wins.sum() / pairs.sum()), float(low), float(high), n)
+
+
+def _wrong_among_surest(sure: np.ndarray, correct: np.ndarray) -> Float[np.ndarray, " B"]:
+    """Expected number of wrong answers among the surest 1, 2, ..., n; equally sure ones in random order."""
+    group = dense_rank(-sure)
+    size, wrong = np.bincount(group), np.bincount(group, ~correct)
+    return np.cumsum(np.repeat(wrong / size, size))
