@@ -1,4 +1,4 @@
-"""loopscope models: what there is, what it is, other formats."""
+"""loopscope models: what there is, what it is, other formats, the Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from loopscope.cli import app, options
 from loopscope.errors import UserError
 
-models = typer.Typer(help="List, describe and convert models.", rich_markup_mode="rich")
+models = typer.Typer(help="List, describe, convert and publish models.", rich_markup_mode="rich")
 app.add_typer(models, name="models")
 SHORT = 16  # characters of a hash that are shown
 
@@ -22,7 +22,8 @@ def list_models() -> None:
     \b
     loopscope models list
     """
-    from loopscope.models.load import describe, list_shipped
+    from loopscope.models.card import describe
+    from loopscope.models.load import list_shipped
 
     shown = {name: describe(options.load_model(name)) for name in list_shipped()}
     keys = ["arch", "parameters", "cells", "schedule", "budget"]
@@ -41,7 +42,7 @@ def info(model: options.Model, known: options.Known = None) -> None:
     loopscope models info sudoku9-cpu
     loopscope models info step_65100 --set L_cycles=6 --set num_heads=8
     """
-    from loopscope.models.load import describe
+    from loopscope.models.card import describe
 
     facts = describe(options.load_model(model, known))
     rows = [
@@ -57,6 +58,13 @@ def convert(
     to: Annotated[
         str, typer.Option(help="Format: loopscope (safetensors + config.json) or official.")
     ] = "loopscope",
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="Official format: what stands before each name. Default: as in the checkpoint the model "
+            "came from, else _orig_mod.model.inner."
+        ),
+    ] = None,
     known: options.Known = None,
 ) -> None:
     """Rewrite a model in our format or in the official one.
@@ -64,19 +72,74 @@ def convert(
     \b
     loopscope models convert checkpoints/step_65100 my-model
     loopscope models convert runs/sudoku9 official-folder --to official
+    loopscope models convert runs/sudoku9 uncompiled --to official --prefix model.inner.
     """
     from loopscope.models.folder import save_model
     from loopscope.models.official import save_official
 
     if to not in ("loopscope", "official"):
         raise UserError(f"--to {to}: unknown format. Choose loopscope or official.")
+    if prefix is not None and to != "official":
+        raise UserError("--prefix: only the official format has one. Add --to official.")
     options.fresh(out, "folder")
     network = options.load_model(model, known)
     if to == "official":
-        save_official(network, out)
+        save_official(network, out, prefix)
     else:
         save_model(network, out)
     options.say(f"written to {out}")
+
+
+@models.command()
+def export(
+    model: options.Model,
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    known: options.Known = None,
+) -> None:
+    """Write safetensors, config.json and a model card, ready to be published.
+
+    The card tells settings, training and limits, and the scores that `loopscope eval --json` left in the
+    run folder.
+
+    \b
+    loopscope eval runs/sudoku9 --data sudoku9-demo --json runs/sudoku9/demo.json
+    loopscope models export runs/sudoku9 my-model
+    """
+    options.fresh(out, "folder")
+    write_export(model, out, known)
+    options.say(f"written to {out}; look at README.md before you publish it")
+
+
+@models.command()
+def push(
+    model: options.Model,
+    repo: Annotated[str, typer.Argument(help="owner/name on the Hugging Face Hub; made when missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    known: options.Known = None,
+) -> None:
+    """Export a model and upload it to the Hugging Face Hub.
+
+    Needs the package huggingface_hub and a login (hf auth login).
+
+    \b
+    loopscope models push runs/sudoku9 me/sudoku9 --private
+    """
+    from tempfile import TemporaryDirectory
+
+    from loopscope.models import hub
+
+    with TemporaryDirectory() as folder:
+        write_export(model, Path(folder) / "model", known)
+        options.say(f"uploaded to {hub.push(Path(folder) / 'model', repo, private=private)}")
+
+
+def write_export(model: str, out: Path, known: list[str] | None) -> None:
+    """The folder that is published."""
+    from loopscope.models.card import found_scores
+    from loopscope.models.folder import save_model
+    from loopscope.models.load import locate
+
+    save_model(options.load_model(model, known), out, scores=found_scores(locate(model)))
 
 
 def in_words(key: str, value: Any) -> str:

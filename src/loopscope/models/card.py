@@ -164,7 +164,7 @@ def _scores(facts: Facts, scores: Sequence[Facts]) -> list[str]:
     lines += [_row(values, segments) for values in scores for segments in values["segments"]]
     if len(lines) == 2:
         return [*lines, "None recorded: `loopscope eval` measures them."]
-    return [*lines, "", "In brackets 95 % intervals over puzzles; training seeds differ by more."]
+    return [*lines, "", "In brackets 95 % intervals over puzzles, without the spread between training seeds."]
 
 
 def _row(values: Facts, segments: str) -> str:

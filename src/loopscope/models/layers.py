@@ -33,7 +33,12 @@ def trunc_normal(shape: tuple[int, ...], std: float, generator: torch.Generator 
     u = torch.empty(shape, device=device)
     if u.is_meta:  # only the shape is asked for, and torch would load two seconds of Python for the rest
         return u
-    return u.uniform_(-upper, upper, generator=generator).erfinv_().mul_(math.sqrt(2) * scale).clip_(-2 * scale, 2 * scale)
+    return (
+        u.uniform_(-upper, upper, generator=generator)
+        .erfinv_()
+        .mul_(math.sqrt(2) * scale)
+        .clip_(-2 * scale, 2 * scale)
+    )
 
 
 def rms_norm(x: Tensor, eps: float, dim: int = -1) -> Tensor:
@@ -96,9 +101,10 @@ class SwiGLU(nn.Module):
 
 
 def rope_tables(num_tokens: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (num_tokens, head_dim) float32 of the rotary position encoding."""
-    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angle = torch.outer(torch.arange(num_tokens, dtype=torch.float32), frequency)
+    """Cosines and sines (num_tokens, head_dim) float32 of the rotary position encoding, on the CPU."""
+    even = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
+    frequency = 1.0 / theta ** (even / head_dim)
+    angle = torch.outer(torch.arange(num_tokens, dtype=torch.float32, device="cpu"), frequency)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos(), angle.sin()
 

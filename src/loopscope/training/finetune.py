@@ -23,7 +23,7 @@ def load_source(recipe: Recipe) -> tuple[Recipe, RecursiveModel | None]:
     if t.init_from is None:
         return recipe, None
     source = load(t.init_from)
-    found = source.facts["model_hash"]
+    found = source.content_hash
     if t.init_hash not in ("", found):
         raise UserError(
             f"train.init_from={t.init_from}: its hash is {found[:12]}, in the recipe {t.init_hash[:12]}. "

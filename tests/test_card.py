@@ -1,0 +1,87 @@
+"""What is told about a model: descriptions and cards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from checkpoints import FOLDER, SMALL, command, same_weights
+from loopscope.models import build_model
+from loopscope.models.card import card, compact, describe
+from loopscope.models.folder import save_model
+from loopscope.models.load import load as load_model
+from shared import shared_path
+
+
+@pytest.mark.parametrize(
+    ("schedule", "short"),
+    [
+        ((("L",) * 6 + ("H",)) * 3, "(6 L, H) x 3"),
+        ((("L",) * 2 + ("H",)) * 2, "(2 L, H) x 2"),
+        (("L", "H"), "L, H"),
+        (("H",), "H"),
+    ],
+)
+def test_schedules_in_short(schedule: tuple[str, ...], short: str) -> None:
+    assert compact(schedule) == short
+
+
+def test_description_is_plain_and_complete(tmp_path: Path) -> None:
+    told = describe(load_model(shared_path(f"{FOLDER}/hrm"), dtype="float32", seq_len=16))
+    assert json.loads(json.dumps(told)) == told
+    assert (told["latent_size"], told["schedule"], told["budget"]) == (2 * 17 * 32, "(2 L, H) x 2", 16)
+    assert (told["trained_in"], told["computes_in"]) == ("bfloat16", "float32")
+    assert told["flops_per_segment"] == 6 * told["flops_per_application"]
+    assert told["puzzle_table"] == [5, 32]
+
+
+RECIPE = {
+    "name": "mine",
+    "train": {"seed": 3, "lr": 1e-3, "batch_size": 64},
+    "data": {"task": "sudoku", "path": ["/home/me/rows.csv.gz"], "validation": 400, "max_difficulty": 9},
+}
+
+
+def test_card_tells_what_was_recorded(tmp_path: Path) -> None:
+    """By hand, q = z^2: (0.75 + q/800 -+ z sqrt(0.1875/400 + q/640000)) / (1 + q/400), 300 in 400."""
+    facts = {"recipe": RECIPE, "step": 7, "minutes": 2.0, "weights": "ema"}
+    facts |= {"validation": {"exact_accuracy": 0.75, "cell_accuracy": 0.9}}
+    text = card(build_model(SMALL, seed=0), facts)
+    assert text.startswith("---\nlibrary_name: loopscope\ntags: [recursive-reasoning, trm]\n---\n")
+    assert yaml.safe_load(text.split("---")[1])["library_name"] == "loopscope"
+    for words in (
+        "# mine",
+        "exact_accuracy: 75.0 % [70.5, 79.0] (n=400)",
+        "cell_accuracy: 0.9000",
+        "after 7 steps (2 minutes)",
+        "rows.csv.gz; 400 held out",
+        "lr 0.001, batch_size 64, seed 3",
+        "loopscope train mine train.seed=3",
+        "difficulty up to 9 only",
+        "boards of 16 cells and 6 tokens",
+    ):
+        assert words in text, text
+    assert "/home/me" not in text
+
+
+def test_card_without_records_says_so() -> None:
+    text = card(build_model(SMALL, seed=0), {})
+    assert text.count("Not recorded.") == 1
+    assert "None recorded: `loopscope eval` measures them." in text
+
+
+def test_export_of_a_run_carries_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(build_model(SMALL, seed=1), tmp_path / "run" / "best", {"step": 5})
+    score = {"value": 0.5, "low": 0.31, "high": 0.69, "n": 24}
+    found = {"data": "set/a.csv", "n": 24, "dtype": "float32", "segments": {"16": {"exact_accuracy": score}}}
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(found))
+    (tmp_path / "run" / "other.json").write_text('{"a": 1}')
+    (tmp_path / "run" / "broken.json").write_text("{")
+    said = command(capsys, "models", "export", str(tmp_path / "run"), str(tmp_path / "out"))
+    assert "written to" in said
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| a.csv | 24 | float32 | 16 | 50.0 % [31.0, 69.0] | - | - |" in text
+    assert same_weights(load_model(tmp_path / "out"), build_model(SMALL, seed=1))
