@@ -9,19 +9,20 @@ import pytest
 import torch
 
 from loopscope.errors import UserError
-from loopscope.evaluation.solve import choose, solve
+from loopscope.evaluation.selection import choose
+from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
 from tiny import Approach, Pair, tiny_model, tiny_puzzles
 
 A, B, C = [1, 2], [2, 1], [2, 2]
 
 
-def pick(rule, answers, halt=None, residual=None, passed=None):
+def pick(rule, answers, halt=None, residual=None, change=None, passed=None):
     k = len(answers)
-    table = np.array([answers], np.uint8)
-    halt, residual = ([float(i) for i in range(k)] if x is None else x for x in (halt, residual))
+    numbers = [[float(i) for i in range(k)] if x is None else x for x in (halt, residual, change)]
     passed = [False] * k if passed is None else passed
-    return int(choose(rule, table, np.array([halt]), np.array([residual]), np.array([passed]))[0])
+    table = np.array([answers], np.uint8)
+    return int(choose(rule, table, *(np.array([x]) for x in numbers), np.array([passed]))[0])
 
 
 def test_halt_takes_the_highest_logit():
@@ -34,6 +35,11 @@ def test_residual_takes_the_smallest():
     assert pick("residual", [A, B, C], residual=[0.3, 0.2, 0.1]) == 2
     assert pick("residual", [A, B, C], residual=[0.1, 0.1, 0.3]) == 0
     assert pick("residual", [A, B, C], residual=[np.nan, 0.9, np.nan]) == 1
+
+
+def test_logit_change_takes_the_smallest():
+    assert pick("logit_change", [A, B, C], residual=[0.1, 0.2, 0.3], change=[0.3, 0.1, 0.2]) == 1
+    assert pick("logit_change", [A, B], change=[np.nan, 0.9]) == 1
 
 
 def test_majority_counts_whole_answers():
@@ -56,7 +62,7 @@ def test_verified_takes_the_first_that_passes_or_falls_back():
 def test_every_puzzle_chooses_for_itself():
     answers = np.array([[A, B], [A, B]], np.uint8)
     halt, passed = np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros((2, 2), bool)
-    assert choose("halt", answers, halt, halt, passed).tolist() == [0, 1]
+    assert choose("halt", answers, halt, halt, halt, passed).tolist() == [0, 1]
 
 
 def test_the_chosen_rollout_is_the_one_reported():
@@ -135,7 +141,7 @@ def test_labels_are_not_looked_at():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"select": "best"}, "select=best: unknown rule. Choose one of halt, residual, majority, verified."),
+        ({"select": "best"}, "select=best: unknown rule. Choose one of halt, residual, logit_change,"),
         ({"segments": 0}, "segments=0"),
         ({"restarts": 0}, "restarts=0"),
         ({"noise": -0.1}, "noise=-0.1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from loopscope.cli import app, options
 from loopscope.errors import UserError
 
 if TYPE_CHECKING:
-    from loopscope.evaluation.evaluate import Evaluation
+    from loopscope.evaluation.evaluate import Cost, Evaluation
 
 NAMES = {  # score -> column
     "exact_accuracy": "exact",
@@ -30,6 +31,7 @@ NAMES = {  # score -> column
     "clean_path": "nothing else",
     "shortest_path": "shortest",
 }
+COSTS = ("applications", "GFLOP", "ms per puzzle")
 HEADLINE = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
 TOGETHER = (  # columns of a table, three at most on 80 characters
     HEADLINE,
@@ -49,7 +51,24 @@ def evaluate(
         int, typer.Option(help="Orbits per puzzle, the first from the plain start.", min=1)
     ] = 1,
     noise: options.Noise = 0.3,
+    start: Annotated[str, typer.Option(help="Where restarts begin: perturbed or random.")] = "perturbed",
+    segment_noise: Annotated[
+        float, typer.Option(help="Noise on the latent before every segment, in deviations.", min=0)
+    ] = 0.0,
+    views: Annotated[int, typer.Option(help="Symmetric views of each puzzle.", min=1)] = 1,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="Another model whose answers join in; can be repeated.")
+    ] = None,
+    stop: Annotated[
+        str, typer.Option(help="When an orbit ends: budget, halt, settled, unchanged or halt+unchanged.")
+    ] = "budget",
     select: options.Select = "halt",
+    sweep: Annotated[
+        str | None, typer.Option(help='A grid of levers: "segments=16,64 restarts=1,8 stop=halt".')
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="With --sweep: draw accuracy against cost, .svg or .png.")
+    ] = None,
     versions: Annotated[
         int | None, typer.Option(help="ARC: versions of each task that vote; default all.", min=1)
     ] = None,
@@ -79,65 +98,159 @@ def evaluate(
     loopscope eval sudoku9-cpu --data sudoku9-demo
     loopscope eval RUN --data test.csv.gz --segments 16,64 --limit 512
     loopscope eval RUN --data test.csv.gz --restarts 8 --select residual
+    loopscope eval RUN --data test.csv.gz --segments 64 --stop halt+unchanged
+    loopscope eval RUN --data test.csv.gz --views 9 --ensemble RUN2 --select majority
+    loopscope eval RUN --data test.csv.gz --sweep "segments=16,64 restarts=1,8" --figure sweep.svg
     loopscope eval checkpoints/step_65100 --data test.csv.gz --json scores.json
     loopscope eval RUN --data test.csv.gz --out answers.csv
     loopscope eval RUN --data arc1 --versions 100 --submission submission.json
 
     ARC: every test input is shown in all versions of its task, and answers are chosen by vote. "right so
-    far" (at any segment) is an oracle, as no rule says where to stop.
+    far" (at any segment) and "any right" (of several rollouts) are oracles, as no rule finds those answers.
     """
-    from loopscope.evaluation.answer_file import answer_table, check_target, write_answers
-    from loopscope.evaluation.arc import evaluate_arc
-    from loopscope.files import write_json, write_text
-    from loopscope.tasks.storage.layout import names
+    from loopscope.evaluation.levers import Levers
 
-    if answers is not None:
-        check_target(answers)
     wanted = options.parse_numbers(segments, int, "--segments")
+    levers: dict[str, Any] = {
+        "restarts": restarts,
+        "noise": noise,
+        "start": start,
+        "segment_noise": segment_noise,
+        "views": views,
+        "stop": stop,
+        "select": select,
+        "seed": seed,
+    }
+    Levers(**levers)
+    check_targets(answers, figure, sweep)
     puzzles = options.read_data(data, limit, skip_invalid, split)
     is_arc = puzzles.task.name.startswith("arc-")
+    check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
+    common: dict[str, Any] = {"batch_size": batch_size, "progress": options.show_progress()}
+    network = options.load_model(model, known, dtype)
+    names = [model, *(ensemble or [])]
+    if is_arc:
+        whole = puzzles if limit is None else first_tasks(data, split, limit)
+        voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
+        write_results(vote(model, network, whole, data, voting, submission), whole, out, answers)
+        return
+    networks = [network, *(options.load_model(name, known, dtype) for name in names[1:])]
+    if sweep is not None:
+        show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
+        return
+    from loopscope.evaluation.evaluate import evaluate as score
+
+    keep = answers is not None
+    result = score(networks, puzzles, segments=wanted, answers=keep, **levers, **common)
+    print_scores(" + ".join(names), result)
+    write_results(result, puzzles, out, answers)
+
+
+def check_targets(answers: Path | None, figure: Path | None, sweep: str | None) -> None:
+    """Refuse what cannot be written before the long work."""
+    if answers is not None:
+        from loopscope.evaluation.answer_file import check_target
+
+        check_target(answers)
+        if sweep is not None:
+            raise UserError(f"--out {answers}: a sweep keeps no answers. Leave it out, or --sweep.")
+    if figure is not None and sweep is None:
+        raise UserError(f"--figure {figure}: only a sweep is drawn. Give --sweep, too.")
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise UserError(f"--figure {figure}: expected a name that ends in .svg or .png. Choose another.")
+
+
+def check_options(
+    task: str,
+    is_arc: bool,
+    submission: Path | None,
+    versions: int | None,
+    levers: dict[str, Any],
+    ensemble: list[str] | None,
+    sweep: str | None,
+) -> None:
+    """Refuse options of ARC for other tasks, and those that an ARC vote has no use for."""
+    from loopscope.evaluation.levers import Levers
+
     for option, value in (("--submission", submission), ("--versions", versions)):
         if value is not None and not is_arc:
-            raise UserError(f"{option}: {puzzles.task.name} is no ARC set. Leave it out.")
-    if is_arc and restarts > 1:
-        raise UserError(f"--restarts {restarts}: ARC answers are chosen by vote over versions. Leave it out.")
-    common: dict[str, Any] = {
-        "segments": wanted,
-        "batch_size": batch_size,
-        "progress": options.show_progress(),
-    }
-    network = options.load_model(model, known, dtype)
-    if is_arc:
-        if limit is not None:
-            puzzles = first_tasks(data, split, limit)
-        result, votes = evaluate_arc(
-            network, puzzles, names(data), versions=versions, rule=arc_rule, **common
-        )
-        print_votes(model, result)
-        if submission is not None:
-            write_text(submission, json.dumps(votes[max(wanted)].submission()))
-            options.say(f"\nsubmission, {max(wanted)} segments, written to {submission}")
-    else:
-        kicked = {"restarts": restarts, "noise": noise, "select": select, "seed": seed}
-        result = score(network, puzzles, kicked, common, answers is not None)
-        print_scores(model, result)
+            raise UserError(f"{option}: {task} is no ARC set. Leave it out.")
+    if not is_arc:
+        return
+    turned = [key for key, value in levers.items() if value != getattr(Levers(), key)]
+    turned = (
+        [key for key in turned if key != "seed"] + ["ensemble"] * bool(ensemble) + ["sweep"] * bool(sweep)
+    )
+    if turned:
+        option = "--" + turned[0].replace("_", "-")
+        value = levers.get(turned[0])
+        given = f" {value:g}" if isinstance(value, float) else f" {value}" if value is not None else ""
+        raise UserError(f"{option}{given}: ARC answers are chosen by vote over versions. Leave it out.")
+
+
+def vote(
+    model: str, network: Any, puzzles: Any, data: str, voting: dict[str, Any], submission: Path | None
+) -> Evaluation:
+    """Score an ARC set by vote over versions, and write the submission."""
+    from loopscope.evaluation.arc import evaluate_arc
+    from loopscope.files import write_text
+    from loopscope.tasks.storage.layout import names
+
+    result, votes = evaluate_arc(network, puzzles, names(data), **voting)
+    print_votes(model, result)
+    if submission is not None:
+        most = max(votes)
+        write_text(submission, json.dumps(votes[most].submission()))
+        options.say(f"\nsubmission, {most} segments, written to {submission}")
+    return result
+
+
+def write_results(result: Evaluation, puzzles: Any, out: Path | None, answers: Path | None) -> None:
+    """Scores as json and answers as a table, where asked for."""
+    from loopscope.evaluation.answer_file import answer_table, write_answers
+    from loopscope.files import write_json
+
     if out is not None:
         write_json(out, result.to_dict())
         options.say(f"\nwritten to {out}")
     if answers is not None:
         write_answers(answers, answer_table(result, puzzles))
-        options.say(f"\nanswers, {max(wanted)} segments, written to {answers}")
+        options.say(f"\nanswers, {max(result.outcomes)} segments, written to {answers}")
 
 
-def score(
-    network: Any, puzzles: Any, kicked: dict[str, Any], common: dict[str, Any], keep: bool
-) -> Evaluation:
-    """One orbit for each puzzle, or several."""
-    from loopscope.evaluation.evaluate import evaluate, evaluate_restarts
+def show_sweep(
+    names: list[str],
+    networks: list[Any],
+    puzzles: Any,
+    asked: tuple[str, dict[str, Any], list[int]],
+    common: dict[str, Any],
+    out: Path | None,
+    figure: Path | None,
+) -> None:
+    """Score a grid of settings, print them by cost, draw them."""
+    from loopscope.evaluation.sweep import parse_grid, run_sweep
+    from loopscope.files import write_json
 
-    if kicked["restarts"] > 1:
-        return evaluate_restarts(network, puzzles, **kicked, **common)
-    return evaluate(network, puzzles, answers=keep, **common)
+    grid, levers, wanted = asked
+    points, facts = run_sweep(networks, puzzles, parse_grid(grid, levers, wanted), **common)
+    name = " + ".join(names)
+    options.say(f"{name} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
+    rows = [
+        [p.label, "*" if p.on_front else "", options.percent(p.exact), *costs_in_words(p.cost)]
+        for p in points
+    ]
+    options.table("", ["setting", "", "exact", *COSTS], rows)
+    options.say(
+        "* on the front: nothing else is at least as accurate for at most as many applications", "dim"
+    )
+    if out is not None:
+        write_json(out, {**facts, "points": [p.to_dict() for p in points]})
+        options.say(f"\nwritten to {out}")
+    if figure is not None:
+        from loopscope.reports.sweep_figure import draw_sweep, save
+
+        table = save(draw_sweep(points, name, facts), figure)
+        options.say(f"\nfigure in {figure}, its numbers in {table}")
 
 
 def first_tasks(data: str, split: str, limit: int) -> Any:
@@ -150,16 +263,20 @@ def first_tasks(data: str, split: str, limit: int) -> Any:
 
 
 def print_scores(model: str, result: Evaluation) -> None:
-    """Headline scores, all others, and accuracy by difficulty."""
+    """Headline scores, cost, all others, and accuracy by difficulty."""
+    from loopscope.evaluation.levers import in_words
+
     facts = result.facts
     options.say(f"{model} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
     if "select" in facts:
-        options.say(f"{facts['restarts']} rollouts, noise {facts['noise']:g}, chosen by {facts['select']}")
+        options.say(in_words(facts, len(facts.get("models", [1]))))
     known = next(iter(result.scores.values()))
     others = tuple(name for name in known if not any(name in names for names in TOGETHER))
     for names in (*TOGETHER, others):
         if found := [name for name in names if name in known]:
             print_columns(result, found)
+        if names == HEADLINE:
+            print_costs(result)
     for t, facts_of_t in result.bands.items():
         for fact, bands in facts_of_t.items():
             rows = [[band, str(e.n), options.percent(e)] for band, e in bands.items() if e.n]
@@ -172,6 +289,18 @@ def print_columns(result: Evaluation, names: list[str]) -> None:
     """Some scores, a row per number of segments."""
     rows = [[str(t), *(options.percent(row[name]) for name in names)] for t, row in result.scores.items()]
     options.table("", ["segments", *(NAMES.get(name, name) for name in names)], rows)
+
+
+def print_costs(result: Evaluation) -> None:
+    """What a puzzle cost, a row per number of segments."""
+    rows = [[str(t), *costs_in_words(cost)] for t, cost in result.costs.items()]
+    options.table("", ["segments", *COSTS], rows)
+
+
+def costs_in_words(cost: Cost) -> list[str]:
+    """The columns of `COSTS`."""
+    work = "-" if math.isnan(cost.flops) else f"{cost.flops / 1e9:.3g}"
+    return [f"{cost.applications:,.4g}", work, f"{1e3 * cost.seconds:,.3g}"]
 
 
 def print_votes(model: str, result: Evaluation) -> None:

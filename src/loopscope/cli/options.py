@@ -32,7 +32,9 @@ SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty 
 Noise = Annotated[
     float, typer.Option(help="Size of the kick of a restart, in deviations of the start.", min=0)
 ]
-Select = Annotated[str, typer.Option(help="Which restart answers: halt, residual, majority or verified.")]
+Select = Annotated[
+    str, typer.Option(help="Which rollout answers: halt, residual, logit_change, majority or verified.")
+]
 
 console = Console(highlight=False)
 

@@ -1,9 +1,10 @@
-"""Score a model on a puzzle set after one or several numbers of segments, with or without restarts."""
+"""Score a model on a puzzle set after one or several numbers of segments, with any levers, and its cost."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,27 @@ from jaxtyping import Bool, UInt8
 
 from loopscope.errors import UserError
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.metrics import Columns, by_difficulty, cells_right, grade, summary
-from loopscope.evaluation.solve import Answers, solve
+from loopscope.evaluation.solve import Answers, models_of, solve
 from loopscope.evaluation.subject import batches, check_fits, check_numbers, dtype_name, identity
 from loopscope.provenance import provenance
 from loopscope.tasks.base import PAD, Batch, PuzzleSet, Task
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a puzzle cost, the mean over the set and all rollouts together.
+
+    Attributes:
+        applications: of a block.
+        flops: in the matrix products of these applications; NaN where a model does not tell.
+        seconds: wall time, encoding and reading out included.
+    """
+
+    applications: float
+    flops: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -25,19 +42,21 @@ class Evaluation:
 
     Attributes:
         scores: segments -> score by name; first `exact_accuracy`, `cell_accuracy` and `halt_accuracy`, then
-            those of `metrics.summary`; with restarts also `pass_at_k` (an oracle: any rollout right) and
-            `mean_at_k` (one rollout at random).
+            those of `metrics.summary`; with several rollouts also `pass_at_k` (an oracle: any rollout right)
+            and `mean_at_k` (one rollout at random).
         bands: segments -> fact that tells difficulty -> band -> exact accuracy.
         applications: segments -> block applications spent per puzzle, all rollouts together.
         facts: what was evaluated: model, data, dtype, n, rollouts and rule; versions and command.
         outcomes: segments -> per-puzzle columns (`metrics.grade`), not part of `to_dict`.
+        costs: segments -> what a puzzle cost.
     """
 
     scores: dict[int, dict[str, Estimate]]
     bands: dict[int, dict[str, dict[str, Estimate]]]
-    applications: dict[int, int]
+    applications: dict[int, float | int]
     facts: dict[str, Any]
     outcomes: dict[int, Columns] = field(default_factory=dict, repr=False)
+    costs: dict[int, Cost] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for json."""
@@ -46,8 +65,11 @@ class Evaluation:
             f"exact_accuracy_by_{fact}": _plain({t: row[fact] for t, row in self.bands.items()})
             for fact in known
         }
-        applications = {"applications_per_puzzle": self.applications}
-        return {**self.facts, "segments": _plain(self.scores), **bands, **applications}
+        spent: dict[str, Any] = {"applications_per_puzzle": self.applications}
+        if self.costs:
+            spent["flops_per_puzzle"] = {t: cost.flops for t, cost in self.costs.items()}
+            spent["seconds_per_puzzle"] = {t: cost.seconds for t, cost in self.costs.items()}
+        return {**self.facts, "segments": _plain(self.scores), **bands, **spent}
 
 
 def _plain(table: dict[int, dict[str, Estimate]]) -> dict[int, dict[str, dict[str, float | int]]]:
@@ -60,41 +82,78 @@ def evaluate(
     puzzles: PuzzleSet,
     *,
     segments: int | Sequence[int] = 16,
+    restarts: int = 1,
+    noise: float = 0.3,
+    start: str = "perturbed",
+    segment_noise: float = 0.0,
+    views: int = 1,
+    stop: str = "budget",
+    select: str = "halt",
+    seed: int = 0,
     batch_size: int = 64,
     answers: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Run every puzzle for max(segments) segments from the model's own start and score along the way.
+    """Answer puzzles as `solve` does, and score the answers.
+
+    One plain orbit is run once, for max(segments) segments, and scored along the way, so that what it was
+    before and stays afterwards is known, too. With other levers every number of segments is run anew, and
+    `halt_accuracy` is that of the chosen rollouts.
 
     Args:
-        model: anything that keeps the `RecursiveSystem` protocol; computes in its own dtype.
+        model: anything that keeps the `RecursiveSystem` protocol, or a list of such, which vote together.
         puzzles: with labels.
         segments: one or several numbers of segments at which to score.
-        batch_size: puzzles per batch.
+        restarts, noise, start, segment_noise, views, stop, select, seed: as for `solve`.
+        batch_size: orbits per batch.
         answers: keep the answers, too, as the column `answer` (N, L) of the outcomes.
         progress: show a progress bar with an estimate.
     Raises:
-        UserError: no labels, no puzzles, puzzles of another size than the model's, a bad number.
+        UserError: no labels, no puzzles, puzzles of another size than the model's, a bad number or name.
     """
     wanted = segments_wanted(segments)
-    check_numbers(batch_size)
-    check_fits(model, puzzles, labels=True)
+    models = models_of(model)
+    levers = Levers(wanted[-1], restarts, noise, start, segment_noise, views, stop, select, seed)
+    check_numbers(batch_size, seed)
+    for one in models:
+        check_fits(one, puzzles, labels=True)
+    if levers.is_plain and len(models) == 1:
+        outcomes, costs, dtype = _along_the_orbit(models[0], puzzles, wanted, batch_size, progress)
+        table = {t: summary(columns) for t, columns in outcomes.items()}
+        facts = record(models[0], puzzles, dtype)
+    else:
+        table, outcomes, costs, dtype = _by_levers(models, puzzles, wanted, levers, batch_size, progress)
+        facts = record(models[0], puzzles, dtype) | levers.to_dict() | _ensemble(models)
+    if not answers:
+        outcomes = {t: {k: v for k, v in of.items() if k != "answer"} for t, of in outcomes.items()}
+    bands = {t: by_difficulty(columns["exact"], puzzles.facts) for t, columns in outcomes.items()}
+    applications = {t: cost.applications for t, cost in costs.items()}
+    return Evaluation(table, bands, applications, facts, outcomes, costs)
+
+
+def _ensemble(models: Sequence[Any]) -> dict[str, Any]:
+    """Which models vote, where there are several."""
+    return {"models": [identity(one) for one in models]} if len(models) > 1 else {}
+
+
+# -- one plain orbit
+
+
+def _along_the_orbit(
+    model: Any, puzzles: PuzzleSet, wanted: Sequence[int], batch_size: int, progress: bool
+) -> tuple[dict[int, Columns], dict[int, Cost], str]:
+    """What is known of every puzzle at every number of segments, what it cost, and the dtype."""
     parts: dict[int, list[Columns]] = {t: [] for t in wanted}
-    dtype = ""
+    seconds, dtype = dict.fromkeys(wanted, 0.0), ""
     for _, batch in batches(model, puzzles, batch_size, progress):
-        dtype, graded = _follow(model, puzzles.task, batch, wanted)
-        for t, columns in graded.items():
-            if not answers:
-                del columns["answer"]
-            parts[t].append(columns)
-    outcomes = {t: joined(columns) for t, columns in parts.items()}
-    return Evaluation(
-        {t: summary(columns) for t, columns in outcomes.items()},
-        {t: by_difficulty(columns["exact"], puzzles.facts) for t, columns in outcomes.items()},
-        {t: t * model.applications_per_segment for t in wanted},
-        record(model, puzzles, dtype),
-        outcomes,
-    )
+        dtype, graded, spent = _follow(model, puzzles.task, batch, wanted)
+        for t in wanted:
+            parts[t].append(graded[t])
+            seconds[t] += spent[t] / len(puzzles)
+    applications = {t: t * int(model.applications_per_segment) for t in wanted}
+    flops = float(getattr(model, "application_flops", np.nan))
+    costs = {t: Cost(float(n), n * flops, seconds[t]) for t, n in applications.items()}
+    return {t: joined(columns) for t, columns in parts.items()}, costs, dtype
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
@@ -102,9 +161,12 @@ def joined(parts: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _follow(model: Any, task: Task, batch: Batch, wanted: Sequence[int]) -> tuple[str, dict[int, Columns]]:
-    """One batch to the last segment wanted, read out at every one; the dtype of its latent."""
+def _follow(
+    model: Any, task: Task, batch: Batch, wanted: Sequence[int]
+) -> tuple[str, dict[int, Columns], dict[int, float]]:
+    """One batch to the last segment wanted, read out at every one: dtype of its latent, grades, seconds."""
     assert batch.labels is not None
+    began, seconds = time.perf_counter(), {}
     ctx = model.encode(batch)
     z = model.initial_state(ctx)
     right, ends = [], {}
@@ -114,14 +176,14 @@ def _follow(model: Any, task: Task, batch: Batch, wanted: Sequence[int]) -> tupl
         tokens = out.logits.argmax(-1)
         right.append(cells_right(tokens, batch.labels)[1])
         if t in wanted:
-            ends[t] = (tokens, out.halt_logit)
+            ends[t] = (tokens.to(torch.uint8).cpu().numpy(), out.halt_logit.double().cpu().numpy())
+            seconds[t] = time.perf_counter() - began
     exact, inputs, labels = (x.cpu().numpy() for x in (torch.stack(right, 1), batch.inputs, batch.labels))
     graded = {
-        t: _at(t, exact, grade(task, inputs, tokens.cpu().numpy(), labels, halt.double().cpu().numpy()))
-        | {"answer": tokens.to(torch.uint8).cpu().numpy()}
+        t: _at(t, exact, grade(task, inputs, tokens, labels, halt)) | {"answer": tokens}
         for t, (tokens, halt) in ends.items()
     }
-    return dtype_name(z), graded
+    return dtype_name(z), graded, seconds
 
 
 def _at(t: int, exact: Bool[np.ndarray, "B T"], columns: Columns) -> Columns:
@@ -130,52 +192,37 @@ def _at(t: int, exact: Bool[np.ndarray, "B T"], columns: Columns) -> Columns:
     return {**columns, "cumulative_accuracy": ever, "absorbed_accuracy": onward}
 
 
-def evaluate_restarts(
-    model: Any,
+# -- any levers
+
+
+def _by_levers(
+    models: Sequence[Any],
     puzzles: PuzzleSet,
-    *,
-    segments: int | Sequence[int] = 16,
-    restarts: int = 8,
-    noise: float = 0.3,
-    select: str = "halt",
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> Evaluation:
-    """Score the answers that a rule picks among several rollouts, for each number of segments anew.
-
-    Args as for `evaluate` and `solve`; `halt_accuracy` is that of the chosen rollouts.
-
-    Raises:
-        UserError: as `evaluate` and `solve`.
-    """
-    wanted = segments_wanted(segments)
-    check_fits(model, puzzles, labels=True)
-    settings = {"restarts": restarts, "noise": noise, "select": select, "seed": seed}
-    table, bands, outcomes, dtype = {}, {}, {}, ""
+    wanted: Sequence[int],
+    levers: Levers,
+    batch_size: int,
+    progress: bool,
+) -> tuple[dict[int, dict[str, Estimate]], dict[int, Columns], dict[int, Cost], str]:
+    """Scores, what is known of every puzzle, cost, and dtype, for each number of segments anew."""
+    table, outcomes, costs, dtype = {}, {}, {}, ""
     for t in wanted:
-        answers = solve(
-            model,
-            puzzles,
-            segments=t,
-            batch_size=batch_size,
-            progress=progress,
-            **settings,  # type: ignore[arg-type]
-        )
-        table[t], outcomes[t] = _restart_scores(answers, puzzles)
-        bands[t], dtype = by_difficulty(outcomes[t]["exact"], puzzles.facts), answers.dtype
-    spent = {t: t * restarts * model.applications_per_segment for t in wanted}
-    return Evaluation(table, bands, spent, record(model, puzzles, dtype) | settings, outcomes)
+        given = asdict(levers) | {"segments": t}
+        found = solve(models, puzzles, batch_size=batch_size, progress=progress, **given)
+        table[t], outcomes[t] = _scores_of(found, puzzles)
+        costs[t] = Cost(float(found.applications.mean()), float(found.flops.mean()), found.seconds)
+        dtype = found.dtype
+    return table, outcomes, costs, dtype
 
 
-def _restart_scores(answers: Answers, puzzles: PuzzleSet) -> tuple[dict[str, Estimate], Columns]:
+def _scores_of(answers: Answers, puzzles: PuzzleSet) -> tuple[dict[str, Estimate], Columns]:
     """Scores of the chosen answers and of the rollouts they were chosen from; the chosen ones graded."""
     assert puzzles.labels is not None
     columns = grade(puzzles.task, puzzles.inputs, answers.tokens, puzzles.labels, answers.halt_logit)
-    exact = _exact(answers.rollouts, puzzles.labels)[puzzles.labels.any(1)]
     rows = summary(columns)
-    rows["pass_at_k"] = wilson(int(exact.any(1).sum()), len(exact))
-    rows["mean_at_k"] = bootstrap_mean(exact.mean(1), resamples=2000)
+    if answers.rollouts.shape[1] > 1:
+        exact = _exact(answers.rollouts, puzzles.labels)[puzzles.labels.any(1)]
+        rows["pass_at_k"] = wilson(int(exact.any(1).sum()), len(exact))
+        rows["mean_at_k"] = bootstrap_mean(exact.mean(1), resamples=2000)
     return rows, columns | {"answer": answers.tokens}
 
 

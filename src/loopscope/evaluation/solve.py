@@ -1,40 +1,51 @@
-"""Answer puzzles: one orbit each, or several from perturbed starts with a rule that picks the answer."""
+"""Answer puzzles: one orbit each, or many with a rule that picks the answer; and what it cost."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
-from loopscope.evaluation.starts import perturbed_start
-from loopscope.evaluation.subject import batches, check_fits, check_numbers, dtype_name
-from loopscope.latent import distance, norm
+from loopscope.evaluation.ends import Ends, Trace, run_jobs
+from loopscope.evaluation.levers import Levers
+from loopscope.evaluation.rollouts import all_jobs
+from loopscope.evaluation.selection import choose
+from loopscope.evaluation.subject import check_fits, check_numbers
+from loopscope.evaluation.views import draw_views
 from loopscope.tasks.base import PuzzleSet
-
-RULES = ("halt", "residual", "majority", "verified")
-WORST = -1e30  # stands for a halt logit that is NaN
-LATE = 4  # segments over which settling is judged
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to N puzzles, chosen among K rollouts of T segments each.
+    """Answers to N puzzles, chosen among K rollouts of at most T segments each.
+
+    The rollouts of a puzzle are those of the first model, then of the next; within a model restart by
+    restart, within a restart view by view. Number 0 is the plain one: first model, own start, the puzzle
+    as it is.
 
     Attributes:
         tokens: chosen answers.
         halt_logit: of the chosen rollout; from 0 up the model calls its answer right.
         residual: relative change of the latent, mean over the last 4 segments of the chosen rollout.
         verified: whether the answer obeys the rules and keeps the givens.
-        rollout: which rollout was chosen, 0 the plain start.
+        rollout: which rollout was chosen.
         rollouts: all answers.
         dtype: in which the orbits were computed.
-        trace: answers after every segment of the plain start; None unless asked for, as the next two.
-        trace_halt_logit: halt logit after every segment.
-        trace_residual: relative change over every segment.
+        segments: that each rollout ran.
+        applications: of a block, all rollouts together.
+        flops: in the matrix products of these applications; NaN where a model does not tell.
+        seconds: wall time per puzzle, the same for all.
+        trace: answers after every segment of the plain rollout, the last one again after it has stopped;
+            None unless asked for, as the next two.
+        trace_halt_logit: halt logit after every segment; as `trace` after the stop.
+        trace_residual: relative change over every segment; NaN after the stop.
     """
 
     tokens: UInt8[np.ndarray, "N L"]
@@ -44,17 +55,13 @@ class Answers:
     rollout: Int[np.ndarray, " N"]
     rollouts: UInt8[np.ndarray, "N K L"]
     dtype: str
+    segments: Int[np.ndarray, "N K"]
+    applications: Int[np.ndarray, " N"]
+    flops: Float[np.ndarray, " N"]
+    seconds: float
     trace: UInt8[np.ndarray, "N T L"] | None = None
     trace_halt_logit: Float[np.ndarray, "N T"] | None = None
     trace_residual: Float[np.ndarray, "N T"] | None = None
-
-
-class Orbit(NamedTuple):
-    """One rollout of B puzzles, after every segment."""
-
-    tokens: UInt8[np.ndarray, "B T L"]
-    halt_logit: Float[np.ndarray, "B T"]
-    residual: Float[np.ndarray, "B T"]
 
 
 @torch.no_grad()
@@ -65,6 +72,10 @@ def solve(
     segments: int = 16,
     restarts: int = 1,
     noise: float = 0.3,
+    start: str = "perturbed",
+    segment_noise: float = 0.0,
+    views: int = 1,
+    stop: str = "budget",
     select: str = "halt",
     seed: int = 0,
     batch_size: int = 64,
@@ -74,103 +85,93 @@ def solve(
     """Answer puzzles; labels are not looked at.
 
     Args:
-        model: anything that keeps the `RecursiveSystem` protocol; computes in its own dtype.
+        model: anything that keeps the `RecursiveSystem` protocol, or a list of such, whose rollouts are put
+            together; each computes in its own dtype.
         puzzles: N puzzles.
-        segments: length of each orbit.
-        restarts: orbits per puzzle, K; the first from the plain start, the others from perturbed ones.
+        segments: length of each orbit, at most.
+        restarts: orbits per puzzle and view; the first from the plain start.
         noise: size of the perturbation (`starts.perturbed_start`).
-        select: which rollout answers: highest "halt" logit, smallest "residual", "majority" of whole
-            answers (ties by mean halt logit), or the first "verified" by the rules (else by halt logit).
-        seed: of the perturbations.
-        batch_size: puzzles per batch.
+        start: from where the other restarts begin: "perturbed" starts, or "random" ones
+            (`starts.random_start`).
+        segment_noise: size of the noise added to the latent before every segment, the first one, too, of
+            every rollout, the first one, too (PTRM, which has `noise=0`); in units of each part's standard
+            deviation.
+        views: symmetric views of each puzzle (`views`), the first the puzzle itself. The starts and the
+            noise of a restart are the same in all views and models.
+        stop: which orbits end early: "budget" none, others as `levers.may_stop` says. They leave the batch,
+            waiting ones take their place.
+        select: which rollout answers: highest "halt" logit, smallest late "residual" (mean over 4 segments
+            of the relative change of the latent) or "logit_change" (mean over 3 segments and the cells of
+            the norm over the vocabulary, as EqR), "majority" of whole answers (ties by mean halt logit),
+            or the first "verified" by the rules of the puzzle (where none is, by halt logit).
+        seed: of the perturbations and views.
+        batch_size: orbits per batch.
         trace: keep the answer after every segment of the plain orbit.
         progress: show a progress bar.
     Raises:
-        UserError: unknown rule, a number out of range, or puzzles of another size than the model's.
+        UserError: unknown rule, a number out of range, puzzles of another size than the model's, or a task
+            without so many views.
     """
-    _check(segments, restarts, noise, select)
+    began = time.perf_counter()
+    levers = Levers(segments, restarts, noise, start, segment_noise, views, stop, select, seed)
+    models = models_of(model)
     check_numbers(batch_size, seed)
-    check_fits(model, puzzles)
-    ends, traces, dtype = [], [], ""
-    for index, batch in batches(model, puzzles, batch_size, progress):
-        ctx = model.encode(batch)
-        z0 = model.initial_state(ctx)
-        dtype, orbits = dtype_name(z0), []
-        for r in range(restarts):
-            start = perturbed_start(z0, noise, seed=seed, restart=r, puzzle_index=index) if r else z0
-            orbit = _follow(model, ctx, start, segments)
-            orbits.append((orbit.tokens[:, -1], orbit.halt_logit[:, -1], orbit.residual[:, -LATE:].mean(1)))
-            if trace and r == 0:
-                traces.append(orbit)
-        ends.append([np.stack(column, axis=1) for column in zip(*orbits, strict=True)])
-    answers, halt, residual = (np.concatenate(parts) for parts in zip(*ends, strict=True))
-    passed = np.stack([puzzles.task.verify(puzzles.inputs, a) for a in answers.swapaxes(0, 1)], axis=1)
-    chosen, n = choose(select, answers, halt, residual, passed), np.arange(len(puzzles))
-    plain: list[Any] = [np.concatenate(parts) for parts in zip(*traces, strict=True)] or [None] * 3
+    for one in models:
+        check_fits(one, puzzles)
+    shown = draw_views(puzzles.task, views, seed, np.arange(len(puzzles))) if views > 1 else None
+    jobs = all_jobs(len(puzzles), levers)
+    kept = Trace.empty(len(puzzles), segments, puzzles.task.seq_len) if trace else None
+    total = len(models) * len(jobs.puzzle)
+    with tqdm(total=total, disable=not progress, unit="orbit", leave=False) as bar:
+        ends = [
+            run_jobs(one, puzzles, jobs, levers, shown, batch_size, kept if i == 0 else None, bar.update)
+            for i, one in enumerate(models)
+        ]
+    return _chosen(models, puzzles, select, ends, kept, began)
+
+
+def models_of(model: Any) -> list[Any]:
+    """One model, or several, as a list.
+
+    Raises:
+        UserError: there is none.
+    """
+    models = list(model) if isinstance(model, Sequence) else [model]
+    if not models:
+        raise UserError("model=[]: expected at least one model.")
+    return models
+
+
+def _chosen(
+    models: list[Any],
+    puzzles: PuzzleSet,
+    select: str,
+    ends: list[tuple[Ends, str]],
+    trace: Trace | None,
+    began: float,
+) -> Answers:
+    """The answers that a rule picks among the rollouts of all models, and what these cost."""
+    num = len(puzzles)
+    each = [Ends(*(column.reshape(num, -1, *column.shape[1:]) for column in of)) for of, _ in ends]
+    pool = Ends(*(np.concatenate(columns, axis=1) for columns in zip(*each, strict=True)))
+    passed = np.stack([puzzles.task.verify(puzzles.inputs, a) for a in pool.tokens.swapaxes(0, 1)], axis=1)
+    chosen = choose(select, pool.tokens, pool.halt, pool.residual, pool.logit_change, passed)
+    spent = [of.segments.sum(1) * one.applications_per_segment for one, of in zip(models, each, strict=True)]
+    flops = [n * getattr(one, "application_flops", np.nan) for one, n in zip(models, spent, strict=True)]
+    n = np.arange(num)
     return Answers(
-        tokens=answers[n, chosen],
-        halt_logit=halt[n, chosen],
-        residual=residual[n, chosen],
+        tokens=pool.tokens[n, chosen],
+        halt_logit=pool.halt[n, chosen],
+        residual=pool.residual[n, chosen],
         verified=passed[n, chosen],
         rollout=chosen,
-        rollouts=answers,
-        dtype=dtype,
-        trace=plain[0],
-        trace_halt_logit=plain[1],
-        trace_residual=plain[2],
+        rollouts=pool.tokens,
+        dtype="+".join(dict.fromkeys(dtype for _, dtype in ends)),
+        segments=pool.segments,
+        applications=np.sum(spent, axis=0),
+        flops=np.sum(flops, axis=0),
+        seconds=(time.perf_counter() - began) / num,
+        trace=None if trace is None else trace.tokens,
+        trace_halt_logit=None if trace is None else trace.halt,
+        trace_residual=None if trace is None else trace.residual,
     )
-
-
-def choose(
-    rule: str,
-    answers: UInt8[np.ndarray, "N K L"],
-    halt: Float[np.ndarray, "N K"],
-    residual: Float[np.ndarray, "N K"],
-    passed: Bool[np.ndarray, "N K"],
-) -> Int[np.ndarray, " N"]:
-    """The rollout that answers, per puzzle; the first of equals, and NaN only where nothing else is.
-
-    Args:
-        rule: one of `RULES`.
-        answers: of every rollout.
-        halt: halt logits at the end.
-        residual: late residuals.
-        passed: whether an answer keeps the rules.
-    """
-    halt = np.nan_to_num(halt, nan=WORST)
-    if rule == "residual":
-        return np.nan_to_num(residual, nan=-WORST).argmin(1)
-    if rule == "verified":
-        return np.where(passed.any(1), passed.argmax(1), halt.argmax(1))
-    if rule == "majority":
-        whole = np.unique(answers.reshape(-1, answers.shape[-1]), axis=0, return_inverse=True)[1]
-        whole = whole.reshape(halt.shape)  # a number for each different answer
-        same = whole[:, :, None] == whole[:, None]
-        votes = same.sum(-1)
-        mean = np.where(same, halt[:, None], 0.0).sum(-1) / votes
-        return np.where(votes == votes.max(1, keepdims=True), mean, -np.inf).argmax(1)
-    assert rule == "halt", rule
-    return halt.argmax(1)
-
-
-def _follow(model: Any, ctx: Any, z: Any, segments: int) -> Orbit:
-    """Answer, halt logit and relative change after every segment."""
-    tokens, halt, residual = [], [], []
-    for _ in range(segments):
-        before, z = z, model.segment(z, ctx)
-        out = model.readout(z, ctx)
-        tokens.append(out.logits.argmax(-1).to(torch.uint8))
-        halt.append(out.halt_logit.float())
-        residual.append(distance(z, before) / norm(z))
-    return Orbit(*(torch.stack(values, 1).cpu().numpy() for values in (tokens, halt, residual)))
-
-
-def _check(segments: int, restarts: int, noise: float, select: str) -> None:
-    if select not in RULES:
-        raise UserError(f"select={select}: unknown rule. Choose one of {', '.join(RULES)}.")
-    if segments < 1:
-        raise UserError(f"segments={segments}: expected at least 1.")
-    if restarts < 1:
-        raise UserError(f"restarts={restarts}: expected at least 1, the plain start.")
-    if not 0 <= noise < float("inf"):
-        raise UserError(f"noise={noise}: expected 0 or more.")

@@ -203,6 +203,25 @@ class GridTask(ABC):
         cells = self.cell_orders[drawn]
         return np.take_along_axis(inputs, cells, 1), np.take_along_axis(labels, cells, 1)
 
+    def views(
+        self, count: int, rng: np.random.Generator
+    ) -> tuple[Integer[np.ndarray, "K V"], Integer[np.ndarray, "K L"]]:
+        """Different symmetries in random order, the identity first: `new[i] = tokens[old[cells[i]]]`.
+
+        Returns:
+            The new token of each token, and the cell each new cell takes its content from, a row per view.
+        Raises:
+            UserError: the board has fewer symmetries.
+        """
+        turns = [i for i, number in enumerate(self.symmetries) if number != 0]
+        if count > 1 + len(turns):
+            raise UserError(
+                f"views={count}: {self.name} has {1 + len(turns)} symmetries. Ask for that many at most."
+            )
+        cells = self.cell_orders[rng.permutation(turns)[: count - 1].astype(int)]
+        tokens = np.arange(self.vocab_size)
+        return np.tile(tokens, (count, 1)), np.concatenate([np.arange(self.seq_len)[None], cells])
+
     def canonical(
         self, inputs: Integer[np.ndarray, "B L"], labels: Integer[np.ndarray, "B L"]
     ) -> list[bytes]:

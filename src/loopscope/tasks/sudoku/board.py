@@ -249,6 +249,21 @@ class Sudoku:
 
         return augment(self, inputs, labels, rng)
 
+    def views(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Random symmetries, the identity first: `new[i] = tokens[old[cells[i]]]`.
+
+        Returns:
+            The new token of each token, (count, V), and the cell each new cell takes its content from,
+            (count, L).
+        """
+        tokens, cells = [np.arange(self.vocab_size)], [np.arange(self.seq_len)]
+        if count > 1:
+            from loopscope.tasks.sudoku.symmetry import random_symmetry
+
+            drawn = [random_symmetry(self, rng) for _ in range(count - 1)]
+            tokens, cells = tokens + [s.digits for s in drawn], cells + [s.cells for s in drawn]
+        return np.stack(tokens), np.stack(cells)
+
     def canonical(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes]:
         """A key for every solved puzzle; equal keys mean equal up to the whole symmetry group."""
         from loopscope.tasks.sudoku.symmetry import canonical_form
