@@ -15,3 +15,21 @@ def puzzles() -> Any:
     from small_runs import small_puzzles  # after the hook above
 
     return small_puzzles()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Any:
+    """A folder with a tiny random model and puzzles for it."""
+    from command_line import furnish
+
+    return furnish(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture
+def run(place: Any, monkeypatch: Any, capsys: Any) -> Any:
+    """Run one command line in that folder; gives its exit code, stdout and stderr."""
+    from command_line import exit_code
+
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "80")
+    return lambda line, *more: (exit_code(line, *more), *capsys.readouterr())

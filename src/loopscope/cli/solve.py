@@ -2,94 +2,150 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loopscope.cli import app, options
+from loopscope.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from loopscope.evaluation.solve import Answers
-    from loopscope.tasks import PuzzleSet, Sudoku
+    from loopscope.tasks import PuzzleSet
 
 
 @app.command()
 def solve(
     model: options.Model,
     puzzle: Annotated[
-        list[str], typer.Argument(help="Cells row by row, '.' or 0 for a blank; spaces do not count.")
+        list[str],
+        typer.Argument(
+            help="A Sudoku, row by row ('.' or 0 for a blank; spaces do not count), a text file with a "
+            "Sudoku or a maze (#, space, S, G), or an ARC task (.json)."
+        ),
     ],
-    segments: Annotated[int, typer.Option(help="Segments to run.", min=1)] = 16,
+    segments: Annotated[int, typer.Option(help="Segments to run, at most.", min=1)] = 16,
     restarts: Annotated[int, typer.Option(help="Orbits, the first from the plain start.", min=1)] = 1,
     noise: options.Noise = 0.3,
-    select: options.Select = "halt",
-    trace: Annotated[bool, typer.Option("--trace", help="Show the board after every segment.")] = False,
+    start: Annotated[str, typer.Option(help="Where restarts begin: perturbed or random.")] = "perturbed",
+    segment_noise: Annotated[float, typer.Option(help="Noise before every segment.", min=0)] = 0.0,
+    views: Annotated[
+        int | None,
+        typer.Option(help="Symmetric views of the puzzle; default 1, ARC: all versions vote.", min=1),
+    ] = None,
+    stop: Annotated[
+        str, typer.Option(help="When to stop: budget, halt, settled, unchanged or halt+unchanged.")
+    ] = "budget",
+    select: Annotated[
+        str, typer.Option(help="Who answers: halt, residual, logit_change, majority or verified.")
+    ] = "halt",
+    trace: Annotated[bool, typer.Option("--trace", help="Show what every segment changed.")] = False,
+    gif: Annotated[Path | None, typer.Option(help="Write a film of the plain orbit here (.gif).")] = None,
+    growth: Annotated[
+        bool, typer.Option("--growth/--no-growth", help="Local growth in the film; large models are slow.")
+    ] = True,
+    data: Annotated[
+        str | None, typer.Option(help="ARC: the folder the model was trained with, if elsewhere.")
+    ] = None,
     seed: options.Seed = 0,
     known: options.Known = None,
 ) -> None:
-    """Solve one Sudoku and say plainly whether the answer keeps the rules.
+    """Solve one puzzle and say plainly whether the answer keeps the rules.
 
     \b
     loopscope solve sudoku9-cpu .89..2... .418..... ....65... ....1.3.6 \\
       ..8..34.. ..6....75 ..24..93. 364.2.... .1573..4.
-    loopscope solve sudoku9-cpu PUZZLE --trace
+    loopscope solve sudoku9-cpu PUZZLE --trace --gif film.gif
     loopscope solve sudoku9-cpu PUZZLE --restarts 8 --select verified
+    loopscope solve RUN maze.txt --segments 64 --stop settled --trace
+    loopscope solve RUN 007bbfb7.json --views 100
     """
-    from loopscope.cli import boards
+    from loopscope.cli import one_puzzle, solve_arc
     from loopscope.evaluation.solve import solve as run
 
-    task, puzzles = one_puzzle("".join("".join(puzzle).split()))
-    network = options.load_model(model, known)
-    answers = run(
-        network,
-        puzzles,
-        segments=segments,
-        restarts=restarts,
-        noise=noise,
-        select=select,
-        seed=seed,
-        trace=trace,
-    )
-    givens, answer = puzzles.inputs[0], answers.tokens[0]
-    if trace:
-        options.console.print(boards.trace(task, givens, answers, options.console.width))
-        plain = " of the plain start" if restarts > 1 else ""
-        options.say(f"trace{plain}: {boards.trace_summary(task, givens, answers)}\n")
-    options.console.print(boards.board(task, givens, answer, style="green" if answers.verified[0] else ""))
-    options.say(boards.KEY + ("; cyan: changed in that segment" if trace else ""), "dim")
-    print_verdict(task, givens, answers)
-    if restarts > 1:
-        options.say(f"rollout {answers.rollout[0] + 1} of {restarts} chosen by {select}")
+    if gif is not None and gif.suffix != ".gif":
+        raise UserError(f"--gif {gif}: expected a name that ends in .gif. Choose one.")
+    path = one_puzzle.file_of(puzzle)
+    turned: dict[str, Any] = {"restarts": restarts, "start": start, "segment_noise": segment_noise}
+    turned |= {"stop": stop, "select": select}
+    if path is not None and path.name.removesuffix(".gz").endswith(".json"):
+        solve_arc.refuse(turned)
+        network = options.load_model(model, known, "float32" if gif else None)
+        puzzles = solve_arc.answer(network, path, data, segments, views, trace)
+    else:
+        puzzles = one_puzzle.read_text_puzzle(puzzle, path)
+        network = options.load_model(model, known, "float32" if gif else None)
+        more: dict[str, Any] = {"segments": segments, "noise": noise, "views": views or 1, "seed": seed}
+        show(puzzles, run(network, puzzles, **more, **turned, trace=trace), trace, select)
+    if gif is not None:
+        write_film(network, puzzles, segments, growth, gif)
 
 
-def one_puzzle(text: str) -> tuple[Sudoku, PuzzleSet]:
-    """A Sudoku string as a puzzle set of one."""
-    import numpy as np
+def show(puzzles: PuzzleSet, answers: Any, traced: bool, select: str) -> None:
+    """Trace, board, verdict and cost."""
+    from loopscope.cli import boards
 
-    from loopscope.errors import UserError
-    from loopscope.tasks import PuzzleSet, Sudoku, sudoku_for
+    inputs, rollouts = puzzles.inputs[0], answers.rollouts.shape[1]
+    if traced:
+        options.console.print(boards.trace(puzzles, answers, 0, options.console.width))
+        plain = " of the plain start" if rollouts > 1 else ""
+        options.say(f"trace{plain}: {boards.trace_summary(puzzles, answers, 0)}\n")
+    style = "green" if answers.verified[0] else ""
+    options.console.print(boards.board(puzzles.task, inputs, answers.tokens[0], style=style))
+    options.say(boards.key(puzzles.task, traced), "dim")
+    print_verdict(puzzles, answers)
+    if rollouts > 1:
+        options.say(f"rollout {answers.rollout[0] + 1} of {rollouts} chosen by {select}")
+    ran, calls = int(answers.segments[0].sum()), int(answers.applications[0])
+    options.say(f"{ran} segments, {calls:,} block applications, {answers.seconds:.2g} s", "dim")
 
-    task = sudoku_for(len(text))
-    assert isinstance(task, Sudoku)
-    if complaint := task.complaint(text):
-        raise UserError(f"the puzzle: {complaint}. Check the string.")
-    return task, PuzzleSet(task, task.parse(text)[None], None, np.zeros(1, np.int32), {}, "the puzzle")
 
+def print_verdict(puzzles: PuzzleSet, answers: Any) -> None:
+    """A line or two on the answer, one on the state of the model."""
+    from loopscope.cli import boards
+    from loopscope.tasks import Maze
 
-def print_verdict(task: Sudoku, givens: np.ndarray, answers: Answers) -> None:
-    """One line on the answer, one on the state of the model."""
-    answer, halt, residual = answers.tokens[0], answers.halt_logit[0], answers.residual[0]
+    task: Any = puzzles.task
+    givens, answer, halt = puzzles.inputs[0], answers.tokens[0], float(answers.halt_logit[0])
     if answers.verified[0]:
-        options.say("solved: every row, column and box is right and the givens are kept", "bold green")
+        kept = (
+            "a shortest path from S to G"
+            if isinstance(task, Maze)
+            else "every row, column and box is right and the givens are kept"
+        )
+        options.say(f"solved: {kept}", "bold green")
     else:
         reason = task.complaint(task.format(givens), task.format(answer)) or "answer breaks a rule"
         options.say(f"NOT solved: {reason}", "bold red")
-        conflicts, changed = (
-            int(task.conflicts(answer[None]).sum()),
-            int(((givens > 1) & (answer != givens)).sum()),
-        )
-        options.say(f"cells in conflict: {conflicts}; givens changed: {changed}")
+        options.say(_counts(task, givens, answer))
     believes = "calls it right" if halt >= 0 else "does not call it right"
-    options.say(f"the model {believes} (halt logit {halt:+.2f}); late residual {residual:.2g}")
+    numbers = f"halt logit {halt:+.2f} ({boards.sure(halt)}), late residual {answers.residual[0]:.1g}"
+    options.say(f"the model {believes}: {numbers}")
+
+
+def _counts(task: Any, givens: Any, answer: Any) -> str:
+    """How much is wrong with an answer."""
+    from loopscope.tasks import Maze
+    from loopscope.tasks.faults import changed_givens
+    from loopscope.tasks.maze.board import PATH, WALL
+
+    touched = changed_givens(task, givens, answer)
+    if not isinstance(task, Maze):
+        return f"cells in conflict: {task.conflicts(answer[None]).sum()}; givens changed: {touched.sum()}"
+    found = task.check_paths(givens[None], answer[None])
+    crossed = int((touched & (givens == WALL)).sum())
+    marks, shortest = int((answer == PATH).sum()), int(found.shortest[0]) - 2
+    way = "none" if not found.is_joined[0] else "joined, with more marks beside it"
+    way = f"{found.cells[0] - 2} cells" if found.is_path[0] else way
+    return (
+        f"walls crossed: {crossed}; marks: {marks}\nway from S to G: {way}; the shortest has {shortest} cells"
+    )
+
+
+def write_film(network: Any, puzzles: PuzzleSet, segments: int, growth: bool, gif: Path) -> None:
+    """The plain orbit of the first row as an animation."""
+    from loopscope.reports.animation import animate, record
+
+    animate(record(network, puzzles, 0, segments, growth=growth), gif)
+    which = ", test input 1" if len(puzzles) > 1 else ""
+    options.say(f"film of the plain orbit{which} written to {gif}")

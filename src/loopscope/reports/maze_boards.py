@@ -37,7 +37,14 @@ def draw_maze(
             row, col = divmod(int(cell), maze.cols)
             _letter(ax, row, col, letter, maze)
     rows, cols = np.divmod(np.flatnonzero(changed), maze.cols)
-    ax.scatter(cols + 0.5, rows + 0.5, marker="x", s=_points(ax, maze) ** 2 * 0.3, color=UNSOLVED, zorder=4)
+    ax.scatter(
+        cols + 0.5,
+        rows + 0.5,
+        marker="x",
+        s=cell_points(ax, maze.rows, maze.cols) ** 2 * 0.3,
+        color=UNSOLVED,
+        zorder=4,
+    )
     ax.add_patch(Rectangle((0, 0), maze.cols, maze.rows, fill=False, edgecolor=GREY, linewidth=0.8))
     ax.set(xlim=(0, maze.cols), ylim=(maze.rows, 0), aspect="equal", xticks=[], yticks=[])
     ax.grid(False)
@@ -61,10 +68,10 @@ def _letter(ax: Axes, row: int, col: int, letter: str, maze: Maze) -> None:
         Rectangle((col, row), 1, 1, facecolor=paper, edgecolor=START_COLOUR, linewidth=1.2, zorder=3)
     )
     text = ax.text(col + 0.5, row + 0.5, letter, ha="center", va="center_baseline", color=ink, zorder=4)
-    text.set(fontsize=0.75 * _points(ax, maze), fontweight="bold")
+    text.set(fontsize=0.75 * cell_points(ax, maze.rows, maze.cols), fontweight="bold")
 
 
-def _points(ax: Axes, maze: Maze) -> float:
+def cell_points(ax: Axes, rows: int, cols: int) -> float:
     """Height of a cell in points, before the layout settles."""
     box = ax.get_window_extent()
-    return float(min(box.width / maze.cols, box.height / maze.rows) * 72 / ax.figure.dpi)
+    return float(min(box.width / cols, box.height / rows) * 72 / ax.figure.dpi)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -14,7 +15,7 @@ from loopscope.errors import UserError
 from loopscope.files import written_whole
 from loopscope.reports.boards import token_text
 from loopscope.reports.drawing import GREY, INK, styled
-from loopscope.reports.maze_boards import BLUE, draw_maze
+from loopscope.reports.maze_boards import BLUE, cell_points, draw_maze
 from loopscope.tasks import Maze, Sudoku, Task
 from loopscope.tasks.base import PAD
 from loopscope.tasks.survey import Survey, class_edges, class_names, counted
@@ -142,11 +143,12 @@ def _draw_cells(ax: Axes, task: Task, inputs: np.ndarray, shown: np.ndarray) -> 
             va="center_baseline",
             color=INK if given else BLUE,
             fontweight="bold" if given else "normal",
-            fontsize=60 / max(height, width),
+            fontsize=0.6 * cell_points(ax, height, width),
         )
     tall, wide = (task.box_rows, task.box_cols) if isinstance(task, Sudoku) else (height, width)
-    for i in range(height + 1):
-        ax.plot([0, width], [i, i], color=INK, linewidth=1.1 if i % tall == 0 else 0.3)
-    for i in range(width + 1):
-        ax.plot([i, i], [0, height], color=INK, linewidth=1.1 if i % wide == 0 else 0.3)
+    level = [([(0, i), (width, i)], i % tall == 0) for i in range(height + 1)]
+    upright = [([(i, 0), (i, height)], i % wide == 0) for i in range(width + 1)]
+    lines, heavy = zip(*level, *upright, strict=True)
+    weights = [1.1 if thick else 0.3 for thick in heavy]
+    ax.add_collection(LineCollection(list(lines), colors=INK, linewidths=weights, capstyle="projecting"))
     ax.set(xlim=(0, width), ylim=(height, 0))
