@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,3 +92,10 @@ def test_the_example_trains(light_up: ModuleType, tmp_path: Path, capsys: pytest
     light_up.main(str(tmp_path / "run"), tiny, count=12, new=4)
     assert "exact_accuracy" in capsys.readouterr().out
     assert (tmp_path / "run").is_dir()
+
+
+def test_a_network_of_somebody_else_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(
+        str(Path(__file__).resolve().parents[1] / "examples" / "my_reasoner.py"), run_name="__main__"
+    )
+    assert "exponents, nats per segment: [-0." in capsys.readouterr().out

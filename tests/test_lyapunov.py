@@ -11,15 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loopscope.dynamics.lyapunov import (
-    advance,
-    growth_dataset,
-    kaplan_yorke_dimension,
-    lyapunov_spectrum,
-    orthonormal_start,
-    orthonormalise,
-    push,
-)
+from loopscope.dynamics.lyapunov import growth_dataset, lyapunov_spectrum
+from loopscope.dynamics.tangents import advance, orthonormal_start, orthonormalise, push
 from loopscope.dynamics.toys import Henon, LinearMap, Logistic, MatrixProduct
 from loopscope.errors import UserError
 from loopscope.latent import flatten, rows, unflatten
@@ -27,6 +20,7 @@ from loopscope.models import build_model
 from loopscope.models.official import settings_from_arch, strip_prefix
 from loopscope.tasks.base import Batch
 from shared import shared_path
+from tiny import tiny_model, tiny_puzzles
 
 PARITY = "fixtures/official_parity"
 
@@ -234,7 +228,7 @@ def test_dataset_is_labelled() -> None:
     assert table.growth.attrs["units"] == "nats per segment"
     assert table.attrs["applications_per_segment"] == 2
     assert (table.attrs["seed"], table.attrs["transient"]) == (5, 1)
-    assert table.attrs["tangent_dtype"] == table.attrs["state_dtype"] == "float32"
+    assert table.attrs["tangent_dtype"] == table.attrs["traj_dtype"] == "float32"
     np.testing.assert_allclose(table.ftle, table.growth[:, 1:].mean("segment"))
     assert table.equals(
         lyapunov_spectrum(
@@ -261,20 +255,6 @@ def test_growth_dataset_keeps_minus_infinity() -> None:
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         lyapunov_spectrum(Henon(), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("exponents", "dimension"),
-    [
-        ([0.41922, -1.62319], 1.2583),
-        ([0.9056, 0.0, -14.5723], 2.0621),  # Lorenz
-        ([-0.1, -0.2], 0.0),
-        ([0.3, 0.1], 2.0),  # does not close: at least 2
-        ([0.2, -0.1, -np.inf], 2.0),
-    ],
-)
-def test_kaplan_yorke(exponents: list[float], dimension: float) -> None:
-    assert kaplan_yorke_dimension(np.array(exponents)) == pytest.approx(dimension, abs=1e-4)
 
 
 # -- networks
@@ -326,3 +306,57 @@ def test_post_norm_leaves_no_tangent_along_the_token() -> None:
     for column in V.unbind(2):
         for token, tangent in zip(image, unflatten(column, z), strict=True):
             assert torch.cosine_similarity(token, tangent, dim=2).abs().max() < 1e-4
+
+
+# -- seeds, attribution, dtypes
+
+
+def test_spread_over_tangent_seeds() -> None:
+    """Every set equals a run of its own with the next seed."""
+    ctx = matrices(3, 5, batch=1)[0]
+    table = lyapunov_spectrum(Coupled(), ctx, segments=4, exponents=2, transient=1, tangent_seeds=3, seed=7)
+    for s in range(3):
+        alone = lyapunov_spectrum(Coupled(), ctx, segments=4, exponents=2, seed=7 + s)
+        np.testing.assert_allclose(table.growth_by_seed[s], alone.growth, atol=1e-10)
+    np.testing.assert_allclose(table.growth, table.growth_by_seed[0])
+    expected = table.growth_by_seed[..., 1:, :].mean("segment").std("tangent_seed", ddof=1)
+    np.testing.assert_allclose(table.ftle_spread, expected, atol=1e-12)
+    np.testing.assert_allclose(table.ftle_whole, table.growth.mean("segment"))
+
+
+def test_growth_is_attributed_to_updates() -> None:
+    model, batch = tiny_model().compute_in("float64"), tiny_puzzles(2).batch()
+    table = lyapunov_spectrum(model, batch, segments=2, exponents=2, reorth="update")
+    assert table["update"].values.tolist() == ["L", "H"]
+    np.testing.assert_allclose(table.growth_by_update.sum("update"), table.growth, atol=1e-12)
+    ctx = model.encode(batch)
+    z = model.initial_state(ctx)
+    Q, low = orthonormal_start(z, 2, seed=0), 0
+    for which, f in zip(model.schedule, model.updates(ctx), strict=True):
+        z, Q, growth = advance([f], z, Q)
+        low = low + growth * (which == "L")
+    np.testing.assert_allclose(table.growth_by_update.sel(update="L", segment=1), low, atol=1e-9)
+
+
+@pytest.mark.parametrize("reorth", ["segment", "update"])
+def test_tangents_along_an_orbit_of_another_dtype(reorth: Any) -> None:
+    """The orbit is that of the bfloat16 model, bit for bit; the map is linearised in float32 upon it."""
+    model, batch = tiny_model().compute_in("bfloat16"), tiny_puzzles(2).batch()
+    answer = lambda z, ctx: {"halt": model.readout(z, ctx).halt_logit}  # noqa: E731
+    table = lyapunov_spectrum(
+        model, batch, segments=3, exponents=2, reorth=reorth, tangent_dtype="float32", record=answer
+    )
+    assert (table.attrs["traj_dtype"], table.attrs["tangent_dtype"]) == ("bfloat16", "float32")
+    with torch.no_grad():
+        ctx = model.encode(batch)
+        z, plain = model.initial_state(ctx), []
+        for _ in range(3):
+            for f in model.updates(ctx):
+                z = f(z)
+            plain.append(model.readout(z, ctx).halt_logit)
+    assert np.array_equal(table.halt, torch.stack(plain, 1))
+    close = lyapunov_spectrum(tiny_model(), batch, segments=1, exponents=2)
+    np.testing.assert_allclose(table.growth[:, :1], close.growth, atol=0.1)
+    assert not np.allclose(table.growth[:, :1], close.growth, atol=1e-6)
+    with pytest.raises(UserError, match="latent of dtype bfloat16"):
+        lyapunov_spectrum(model, batch, segments=3)

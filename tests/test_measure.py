@@ -24,6 +24,7 @@ from loopscope.evaluation.subject import blocks
 from loopscope.latent import flatten
 from loopscope.tasks import PuzzleSet
 from tiny import Approach, tiny_model, tiny_puzzles
+from together import finish, start, together
 
 FULL = {
     "segments": 6,
@@ -260,6 +261,36 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     """All files but the attributes of the whole, which tell the time."""
     files = [f for f in folder.rglob("*") if f.is_file() and f != folder / "zarr.json"]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}
+
+
+def share_of_the_work(out: Path, settings: dict) -> None:
+    measure(tiny_model(), tiny_puzzles(10), **settings, out=out)
+
+
+def test_two_processes_write_the_file_of_one_and_go_on_with_it(tmp_path, monkeypatch):
+    share_of_the_work(tmp_path / "one.zarr", FULL)
+    together(2, share_of_the_work, tmp_path / "two.zarr", FULL)
+    assert bytes_of(tmp_path / "two.zarr") == bytes_of(tmp_path / "one.zarr")
+    cut_off(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        share_of_the_work(tmp_path / "cut.zarr", FULL)
+    monkeypatch.undo()
+    assert finish(start(2, share_of_the_work, tmp_path / "cut.zarr", FULL | {"batch_size": 3})) == [1, 1]
+    together(2, share_of_the_work, tmp_path / "cut.zarr", FULL)
+    assert bytes_of(tmp_path / "cut.zarr") == bytes_of(tmp_path / "one.zarr")
+
+
+def test_verified_and_logit_change():
+    puzzles, rate = tiny_puzzles(3), 0.7
+    runs = measure(Approach(rate), puzzles, segments=8)
+    np.testing.assert_array_equal(runs.verified[:, -1], True)
+    assert not runs.verified[:, 0].any()
+    assert runs.logit_change[:, 0].isnull().all()
+    labels, v = puzzles.labels.astype(float), np.arange(6.0)
+    z = (1 - rate ** np.arange(1, 9))[:, None] * labels[:, None]
+    logits = -((v - z[..., None]) ** 2)
+    by_hand = np.linalg.norm(np.diff(logits, axis=1), axis=3).mean(2)
+    np.testing.assert_allclose(runs.logit_change[:, 1:], by_hand, rtol=1e-5)
 
 
 def test_cut_off_between_data_and_mark_is_measured_again(tmp_path, monkeypatch):

@@ -11,26 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from loopscope.config import ModelSettings
-from loopscope.dynamics import lyapunov, toys, verify
+from loopscope.dynamics import covariant, exponents, local_growth, tangents, toys
 from loopscope.dynamics.escape import EscapeRate, escape_rate
+from loopscope.dynamics.known import escape as known_escape
+from loopscope.dynamics.known import exponents as known
+from loopscope.dynamics.known import networks
 from loopscope.dynamics.system import Check, RecursiveSystem, check_system, compare, require
 from loopscope.dynamics.verify import verify_estimators, verify_model
 from loopscope.errors import UserError
 from loopscope.latent import flatten
 from loopscope.models import build_model
+from loopscope.models import tangents as by_hand
 from loopscope.tasks.base import Batch
 
-REAL = lyapunov.orthonormalise
+REAL = tangents.orthonormalise
 
 
 def failed(checks: list[Check]) -> list[str]:
     return [check.name for check in checks if not check.passed]
 
 
+@pytest.mark.slow
 def test_all_estimators_pass() -> None:
     checks = verify_estimators()
     assert not failed(checks), [str(check) for check in checks if not check.passed]
-    assert len(checks) > 25
+    assert len(checks) > 60
+    assert len({check.name for check in checks}) == len(checks)
 
 
 # -- broken on purpose
@@ -67,22 +73,22 @@ def swapped(V: Tensor) -> tuple[Tensor, Tensor]:
 def test_a_broken_qr_is_caught(
     broken: Callable[..., Any], caught: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lyapunov, "orthonormalise", broken)
-    names = failed([*verify._linear(), *verify._planar(np.random.default_rng(0))])
+    monkeypatch.setattr(tangents, "orthonormalise", broken)
+    names = failed([*known.linear(), *known.planar(np.random.default_rng(0))])
     assert caught in names
 
 
 def test_a_stale_jacobian_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tangents pushed at the image instead of at the state."""
-    real = lyapunov.push
+    real = tangents.push
 
     def late(f: Any, z: Any, Q: Tensor) -> tuple[Any, Tensor]:
         image = f(z)
         return image, real(f, image, Q)[1]
 
-    monkeypatch.setattr(lyapunov, "push", late)
-    names = failed(verify._logistic(np.random.default_rng(0), n=2000))
-    assert "logistic 4, 99th percentile error of the identity" in names
+    monkeypatch.setattr(tangents, "push", late)
+    names = failed(known.logistic(np.random.default_rng(0), n=2000))
+    assert "logistic 4, error of identity, 99 %" in names
 
 
 def test_a_detach_in_a_map_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +97,7 @@ def test_a_detach_in_a_map_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.stack((1 - self.a * x**2 + y, self.b * x.detach()), dim=1)
 
     monkeypatch.setattr(toys.Henon, "segment", segment)
-    assert "Henon, sum" in failed(verify._planar(np.random.default_rng(0)))
+    assert "Henon, sum" in failed(known.planar(np.random.default_rng(0)))
 
 
 def drop_censored(solved_at: Any, *, start: int, stop: int) -> EscapeRate:
@@ -105,8 +111,73 @@ def linear_rate(solved_at: Any, *, start: int, stop: int) -> EscapeRate:
 
 @pytest.mark.parametrize("broken", [drop_censored, linear_rate])
 def test_a_broken_escape_rate_is_caught(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "escape_rate", broken)
-    assert "doubling map, hole [0/8, 1/8)" in failed(verify._open_maps(np.random.default_rng(0), n=200_000))
+    monkeypatch.setattr(known_escape, "escape_rate", broken)
+    assert "doubling map, hole [0/8, 1/8)" in failed(
+        known_escape.open_maps(np.random.default_rng(0), n=200_000)
+    )
+
+
+def test_a_gram_matrix_in_float32_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def single_precision(V: Tensor) -> tuple[Tensor, Tensor]:  # one Cholesky round, Gram in float32
+        factor = torch.linalg.cholesky_ex((V.float().mT @ V.float()).cpu())[0]
+        Q = torch.linalg.solve_triangular(factor.mT, V.float(), upper=True, left=False)
+        return Q.to(V), factor.diagonal(dim1=1, dim2=2).log().double()
+
+    monkeypatch.setattr(tangents, "orthonormalise", single_precision)
+    assert "QR, condition 1e4: orthogonality" in failed(networks.qr_precision(np.random.default_rng(0)))
+
+
+def test_a_wrong_dimension_and_entropy_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = exponents.Bound
+    alone = lambda pair: bound(1 + pair[0] / (pair[0] - pair[1]), True)  # noqa: E731
+    monkeypatch.setattr(known, "kaplan_yorke_dimension", alone)
+    monkeypatch.setattr(known, "entropy_bound", lambda pair: bound(float(pair.sum()), True))
+    names = failed(known.planar(np.random.default_rng(0)))
+    assert {"Henon, Kaplan-Yorke dimension", "cat map, entropy"} <= set(names)
+
+
+def test_coefficients_that_are_not_pulled_back_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = covariant._pull_back
+    monkeypatch.setattr(
+        covariant, "_pull_back", lambda R, n, seed: real([r.triu().inverse() for r in R], n, seed)
+    )
+    assert "covariant vectors, angle" in failed(known.other_ways(np.random.default_rng(0)))
+
+
+def test_two_orbits_that_are_not_pulled_back_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_growth, "distance", lambda a, b: 2 * (a - b).norm(dim=1))
+    names = failed(known.other_ways(np.random.default_rng(0)))
+    assert "Henon, two orbits minus tangents" in names
+
+
+@pytest.mark.parametrize(
+    ("change", "caught"),
+    [
+        ("norm_of_sum", "tiny TRM, mixer: tangents - Jacobian"),
+        ("attention", "tiny TRM, attention: tangents - Jacobian"),
+    ],
+)
+def test_a_wrong_derivative_by_hand_is_caught(
+    change: str, caught: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(by_hand, change)
+
+    def off(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        return by_hand.Dual(found.value, 1.001 * found.tangents)
+
+    monkeypatch.setattr(by_hand, change, off)
+    assert caught in failed(networks.jacobians())
+
+
+def test_a_norm_that_keeps_what_is_along_the_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat(h: Any, branch: Any, eps: float, dim: int) -> Any:
+        x = h.value + branch.value
+        r = torch.rsqrt(x.square().mean(dim, keepdim=True) + eps)
+        return by_hand.Dual(x * r, (h.tangents + branch.tangents) * r[:, None])
+
+    monkeypatch.setattr(by_hand, "norm_of_sum", flat)
+    assert failed(networks.post_norm())
 
 
 def test_nan_never_passes() -> None:

@@ -32,6 +32,7 @@ COMMANDS = (
     "toy",
     "models",
     "bench",
+    "bench_lyapunov",
 )
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 

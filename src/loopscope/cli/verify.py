@@ -13,12 +13,14 @@ from loopscope.cli import app, options
 def verify(
     model: Annotated[str | None, typer.Argument(help="Also check this model's tangents.")] = None,
     data: Annotated[str | None, typer.Option(help="Puzzles to check it on; default random tokens.")] = None,
+    slow: Annotated[bool, typer.Option("--all", help="Also the slow rows, a minute or two more.")] = False,
     known: options.Known = None,
 ) -> None:
     """Check that the instrument measures what it says. Exits with 1 when a check fails.
 
     \b
     loopscope verify
+    loopscope verify --all
     loopscope verify sudoku9-cpu
     loopscope verify RUN --data test.csv.gz
     """
@@ -28,7 +30,7 @@ def verify(
     if model is not None:
         network = options.load_model(model, known, dtype="float32")
         checks += verify_model(network, sample_batch(network, data))
-    checks += verify_estimators()
+    checks += verify_estimators(slow=True) if slow else verify_estimators()
     rows = [
         ["ok" if c.passed else "FAIL", c.name, f"{c.expected:.6g}", f"{c.obtained:.6g}", f"{c.tolerance:.1g}"]
         for c in checks

@@ -46,6 +46,8 @@ LABELS = {  # variable -> (units, long name)
     "restart": ("1", "restart, 1-based"),
     "solved": ("1", "every cell right after the segment"),
     "cell_accuracy": ("1", "share of supervised cells right"),
+    "verified": ("1", "answer keeps the givens and the rules of the task"),
+    "logit_change": ("logit", "change of the logits of a cell, mean over cells; NaN at segment 1"),
     "halt_logit": ("logit", "halt logit: from 0 up the model calls its answer right"),
     "drift": ("norm", "change of the latent over the segment"),
     "residual": ("1", "change of the joint latent relative to its norm"),
@@ -185,7 +187,7 @@ def _measure_block(model: Any, puzzles: PuzzleSet, block: slice, plan: Plan) -> 
     with exact_arithmetic(device_of(model)):
         ctx = model.encode(batch)
         z0 = own_memory(model.initial_state(ctx))
-        variables = _orbit(model, ctx, z0, batch.labels, index, plan)
+        variables = _orbit(model, ctx, z0, part, index, plan)
         if plan.sigmas:
             variables |= restart_variables(
                 model,
@@ -202,11 +204,13 @@ def _measure_block(model: Any, puzzles: PuzzleSet, block: slice, plan: Plan) -> 
     return _labelled(variables, {"puzzle": index, **_coordinates(part, plan)})
 
 
-def _orbit(model: Any, ctx: Any, z0: Any, labels: Tensor, index: np.ndarray, plan: Plan) -> dict[str, Any]:
+def _orbit(model: Any, ctx: Any, z0: Any, part: PuzzleSet, index: np.ndarray, plan: Plan) -> dict[str, Any]:
     """The plain orbit of one block: outcome, motion and growth of the same states."""
     series: dict[str, list[Tensor]] = {}
     steps: list[Tensor] = []
-    answer = torch.empty(0)
+    answer, logits = torch.empty(0), None
+    labels = part.batch(device_of(model)).labels
+    assert labels is not None
     before, read_at = z0, budget_of(model) or plan.segments
     for t, (z, rates) in enumerate(_states(model, ctx, z0, index, plan), start=1):
         out = model.readout(z, ctx)
@@ -216,13 +220,15 @@ def _orbit(model: Any, ctx: Any, z0: Any, labels: Tensor, index: np.ndarray, pla
         values = {
             "solved": exact,
             "cell_accuracy": accuracy,
+            "verified": torch.from_numpy(part.task.verify(part.inputs, tokens.cpu().numpy())),
             "halt_logit": out.halt_logit,
+            "logit_change": _logit_change(out.logits, logits),
             **_motion(z, before),
         }
         for name, value in values.items():
             series.setdefault(name, []).append(value)
         steps += [] if rates is None else [rates]
-        before = z
+        before, logits = z, out.logits
     variables = _series(series)
     variables["answer"] = (("puzzle", "cell"), answer.cpu().numpy().astype("u1"))
     if steps:
@@ -252,7 +258,7 @@ def _states(
 
 def _series(series: dict[str, list[Tensor]]) -> dict[str, Any]:
     """What was recorded after every segment as variables (puzzle, segment), and `first_solved`."""
-    kinds = {name: "bool" if name == "solved" else "f4" for name in series}
+    kinds = {name: "bool" if name in ("solved", "verified") else "f4" for name in series}
     tables = {
         name: torch.stack(values, 1).cpu().numpy().astype(kinds[name]) for name, values in series.items()
     }
@@ -260,6 +266,13 @@ def _series(series: dict[str, list[Tensor]]) -> dict[str, Any]:
     solved = tables["solved"]
     variables["first_solved"] = ("puzzle", np.where(solved.any(1), solved.argmax(1) + 1, -1))
     return variables
+
+
+def _logit_change(logits: Tensor, before: Tensor | None) -> Tensor:
+    """Norm over the tokens, mean over the cells, (B,)."""
+    if before is None:
+        return torch.full(logits.shape[:1], torch.nan, device=logits.device)
+    return torch.linalg.vector_norm((logits - before).float(), dim=2).mean(1)
 
 
 def _motion(z: Any, before: Any) -> dict[str, Tensor]:

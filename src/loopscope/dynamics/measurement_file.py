@@ -2,7 +2,8 @@
 
 The file appears whole, with the first block in it, at its full length. `measured(puzzle)` is written
 after everything else of a block, so a run that is cut off goes on at the first block that is missing.
-Memory is that of one block.
+Memory is that of one block. Several processes share the blocks: the first makes the file, then each
+writes its own, which are chunks of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
 from loopscope.files import written_whole
+from loopscope.training.distributed import num_processes, on_main, rank
 
 FORMAT = "loopscope-measurement-1"
 SAME = ("plan", "model_hash", "data_hash")  # attributes that make two runs one measurement
@@ -55,24 +57,34 @@ def stream(
             of an earlier run they are allowed, and measure again what was begun but not complete.
         measure_block: gives the dataset of one block, with the dimension `puzzle`.
         attrs: of the result, with the keys `format` and those of `SAME`.
-        progress: show a bar.
+        progress: show a bar with an estimate, of the share of this process.
     Raises:
         OtherMeasurement: `path` holds another one.
         UserError: `path` is something else.
     """
-    total = blocks[-1].stop
-    done = _held(path, attrs) if path.exists() else np.zeros(total, bool)
-    missing = [block for block in blocks if not done[block].all()]
-    begun = len(blocks) - len(missing)
-    with tqdm(total=len(blocks), initial=begun, disable=not progress, unit="block") as bar:
-        for block in missing:
-            runs = measure_block(block)
-            if path.exists():
-                _write(path, runs, block)
-            else:
-                assert block.start == 0, f"{path} was removed while it was written"
-                _create(path, runs.assign_attrs(attrs), total)
+    missing = on_main(lambda: _begin(path, blocks, measure_block, attrs))
+    mine = missing[rank() :: num_processes()]
+    with tqdm(total=len(mine), disable=not progress or rank() > 0, unit="block") as bar:
+        for block in mine:
+            _write(path, measure_block(block), block)
             bar.update()
+    on_main(lambda: None)  # the file is complete when the last has written
+
+
+def _begin(
+    path: Path, blocks: Sequence[slice], measure_block: Callable[[slice], xr.Dataset], attrs: dict[str, Any]
+) -> list[slice]:
+    """See to it that the file is there; the blocks that it lacks."""
+    if not path.exists():
+        _create(path, measure_block(blocks[0]).assign_attrs(attrs), blocks[-1].stop)
+    done = _held(path, attrs)
+    chunk = zarr.open_group(path, mode="r")["measured"].chunks[0]  # type: ignore[union-attr]
+    if num_processes() > 1 and blocks[0].stop not in (chunk, blocks[-1].stop):
+        raise UserError(
+            f"{path}: begun with batch_size={chunk}, here {blocks[0].stop}; two processes must not share a "
+            f"chunk. Go on with batch_size={chunk}, or with one process."
+        )
+    return [block for block in blocks if not done[block].all()]
 
 
 def _create(path: Path, first: xr.Dataset, total: int) -> None:

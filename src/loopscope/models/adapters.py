@@ -100,10 +100,13 @@ def adapt(official: nn.Module, *, dtype: str = "float32") -> OfficialSystem:
     missing = [name for name in NEEDED if not hasattr(inner, name)]
     if missing:
         raise UserError(
-            f"adapt: {type(official).__name__} has no {', '.join(missing)}. Expected an official TRM or HRM object."
+            f"adapt: {type(official).__name__} has no {', '.join(missing)}. "
+            "Expected an official TRM or HRM object."
         )
     if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"adapt: dtype={dtype}: expected float32 or bfloat16; official norms compute in float32.")
+        raise UserError(
+            f"adapt: dtype={dtype}: expected float32 or bfloat16; official norms compute in float32."
+        )
     inner = copy.deepcopy(inner).eval()
     inner.forward_dtype = DTYPES[dtype]
     for name in CASTING:

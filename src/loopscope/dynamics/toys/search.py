@@ -1,142 +1,32 @@
-"""Maps whose exponents, escape rates and success probabilities are known exactly.
+"""The transient-chaos toy: a search that wanders until it is captured, with its exact values.
 
-They keep the same interface as the networks and run through the same code: that is how the estimators
-are verified. The transient-chaos toy copies what a recursive reasoner seems to do: a chaotic search
-that goes on until it falls into a small hole around the solution, then settles there.
-
-Two warnings. In float32 the logistic map at r = 4 collapses onto 0 within a few thousand steps; in any
-binary format the tent and doubling maps shift their bits out (all orbits are 0 after 53 steps in
-float64), so the doubling map is run on 64-bit integers and for few steps only.
+It copies what a recursive reasoner seems to do: a chaotic search that goes on until it falls into a
+small hole around the solution, then settles there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int, Shaped, UInt64
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from loopscope.dynamics.escape import escape_rate
 from loopscope.dynamics.lyapunov import advance, growth_dataset
 from loopscope.dynamics.statistics import auc
 from loopscope.dynamics.system import Check, compare
+from loopscope.dynamics.toys.maps import ToyReadout
 
 CAPTURE, ACCEPT = 0.04, 0.05  # radius of the hole; distance at which an answer counts as right
 LOW, HIGH = 0.15, 0.85  # solutions are uniform in between
 CELLS = 4096  # of the transfer operator
 AUC_16 = 0.96261  # of -FTLE for solved after 16 segments: 8 simulations of 4e6 orbits, standard error 2e-5
-
-
-class ToyReadout(NamedTuple):
-    """The read-out of a toy: one cell with two values, wrong and right."""
-
-    logits: Float[Tensor, "B L V"]
-    halt_logit: Float[Tensor, " B"]
-
-
-class Map:
-    """A map without input: the batch holds the starts (B, N) in float64, None gives one start."""
-
-    applications_per_segment = 1
-    start: tuple[float, ...] = (0.3,)
-
-    def encode(self, batch: Float[Tensor, "B N"] | None) -> Float[Tensor, "B N"]:
-        return torch.tensor([self.start], dtype=torch.float64) if batch is None else batch
-
-    def initial_state(self, ctx: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        return ctx
-
-    def segment(self, z: Float[Tensor, "B N"], ctx: Any) -> Float[Tensor, "B N"]:
-        raise NotImplementedError
-
-    def readout(self, z: Float[Tensor, "B N"], ctx: Any) -> ToyReadout:
-        """No cells: a map without input has no answer."""
-        return ToyReadout(z.new_zeros(len(z), 0, 2), z.new_zeros(len(z)))
-
-
-class LinearMap(Map):
-    """z' = A z."""
-
-    def __init__(self, matrix: Float[Tensor, "N N"]) -> None:
-        self.matrix = matrix.double()
-        self.start = (1.0,) * len(matrix)
-
-    def segment(self, z: Float[Tensor, "B N"], ctx: Any) -> Float[Tensor, "B N"]:
-        return z @ self.matrix.T
-
-
-class MatrixProduct:
-    """One segment multiplies by n matrices in turn; the batch holds them, (B, n, N, N)."""
-
-    def __init__(self, num_matrices: int) -> None:
-        self.applications_per_segment = num_matrices
-
-    def encode(self, batch: Float[Tensor, "B n N N"]) -> Float[Tensor, "B n N N"]:
-        return batch
-
-    def initial_state(self, ctx: Float[Tensor, "B n N N"]) -> Float[Tensor, "B N"]:
-        return torch.ones_like(ctx[:, 0, 0])
-
-    def updates(self, ctx: Float[Tensor, "B n N N"]) -> list[Callable[[Tensor], Tensor]]:
-        """One function per matrix."""
-        return [lambda z, A=A: (A @ z[..., None])[..., 0] for A in ctx.unbind(1)]  # type: ignore[misc]
-
-    def segment(self, z: Float[Tensor, "B N"], ctx: Float[Tensor, "B n N N"]) -> Float[Tensor, "B N"]:
-        for update in self.updates(ctx):
-            z = update(z)
-        return z
-
-    readout = Map.readout
-
-
-class Logistic(Map):
-    """x' = r x (1 - x)."""
-
-    def __init__(self, r: float) -> None:
-        self.r = r
-
-    def segment(self, z: Float[Tensor, "B 1"], ctx: Any) -> Float[Tensor, "B 1"]:
-        return self.r * z * (1 - z)
-
-
-class Henon(Map):
-    """(x, y)' = (1 - a x^2 + y, b x)."""
-
-    start = (0.1, 0.1)
-
-    def __init__(self, a: float = 1.4, b: float = 0.3) -> None:
-        self.a, self.b = a, b
-
-    def segment(self, z: Float[Tensor, "B 2"], ctx: Any) -> Float[Tensor, "B 2"]:
-        x, y = z.unbind(1)
-        return torch.stack((1 - self.a * x**2 + y, self.b * x), dim=1)
-
-
-class CatMap(Map):
-    """(x, y)' = (2x + y, x + y) mod 1; exponents +- ln((3 + sqrt 5) / 2)."""
-
-    start = (0.1, 0.2)
-
-    def segment(self, z: Float[Tensor, "B 2"], ctx: Any) -> Float[Tensor, "B 2"]:
-        x, y = z.unbind(1)
-        return torch.remainder(torch.stack((2 * x + y, x + y), dim=1), 1.0)
-
-
-class TanhNet(Map):
-    """x' = W tanh x, a random recurrent network."""
-
-    def __init__(self, weights: Float[Tensor, "N N"]) -> None:
-        self.weights = weights.double()
-        self.start = (0.5,) * len(weights)
-
-    def segment(self, z: Float[Tensor, "B N"], ctx: Any) -> Float[Tensor, "B N"]:
-        return torch.tanh(z) @ self.weights.T
 
 
 class ToyPuzzle(NamedTuple):
@@ -214,7 +104,7 @@ def run_toy(n: int = 4096, segments: int = 16, seed: int = 0) -> xr.Dataset:
         "system": "TransientChaos",
         "applications_per_segment": 1,
         "seed": seed,
-        "state_dtype": "float64",
+        "traj_dtype": "float64",
     }
     return _label(growth_dataset(stacked.pop("growth"), attrs=attrs), stacked, puzzles)
 
@@ -358,33 +248,3 @@ def _identity_error(run: xr.Dataset) -> float:
     ends = 0.5 * np.log(xm * (1 - xm) / (x0 * (1 - x0)))
     exact = (2 * searching - T) * math.log(2) + ends
     return float(np.abs(run.growth.values[:, :, 0].sum(axis=1) - exact).max())
-
-
-# -- open maps, for escape rates
-
-
-def first_exit(
-    step: Callable[[np.ndarray], np.ndarray],
-    hole: Callable[[np.ndarray], np.ndarray],
-    x0: Shaped[np.ndarray, " B"],
-    segments: int,
-) -> Int[np.ndarray, " B"]:
-    """First segment at whose end an orbit lies in the hole, 1-based; -1 for never."""
-    at = np.full(len(x0), -1)
-    alive, x = np.arange(len(x0)), x0
-    for t in range(1, segments + 1):
-        x = step(x)
-        out = hole(x)
-        at[alive[out]] = t
-        alive, x = alive[~out], x[~out]
-    return at
-
-
-def double(x: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
-    """The doubling map x' = 2x mod 1 on uint64, where x stands for x / 2^64: no rounding at all."""
-    return x << np.uint64(1)
-
-
-def tent(slope: float) -> Callable[[np.ndarray], np.ndarray]:
-    """x' = slope min(x, 1 - x); for a slope above 2 orbits leave [0, 1]."""
-    return lambda x: slope * np.minimum(x, 1 - x)
