@@ -67,7 +67,7 @@ def shrunk(name: str) -> list[str]:
 
 
 def test_every_recipe_is_tested_here() -> None:
-    assert {*PAPERS, "sudoku-fast", "sudoku6-cpu", "sudoku9-cpu"} == set(recipe_names())
+    assert {*PAPERS, "sudoku-fast", "sudoku6-cpu", "sudoku9-cpu", "sudoku9-equivariant"} == set(recipe_names())
 
 
 @pytest.mark.parametrize("name", PAPERS)

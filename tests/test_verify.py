@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +20,7 @@ from loopscope.dynamics.known import escape as known_escape
 from loopscope.dynamics.known import exponents as known
 from loopscope.dynamics.known import networks
 from loopscope.dynamics.system import Check, RecursiveSystem, check_system, compare, require
-from loopscope.dynamics.verify import verify_estimators, verify_model
+from loopscope.dynamics.verify import verify_model
 from loopscope.errors import UserError
 from loopscope.latent import flatten
 from loopscope.models import build_model
@@ -33,10 +36,14 @@ def failed(checks: list[Check]) -> list[str]:
 
 @pytest.mark.slow
 def test_all_estimators_pass() -> None:
-    checks = verify_estimators()
-    assert not failed(checks), [str(check) for check in checks if not check.passed]
-    assert len(checks) > 60
-    assert len({check.name for check in checks}) == len(checks)
+    """In a process of its own: here the checks of every shape would take minutes."""
+    command = [sys.executable, "-m", "loopscope", "verify"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    passed = re.search(r"(\d+) of (\d+) checks passed", found.stdout)
+    assert passed, found.stderr
+    assert passed[1] == passed[2], found.stdout
+    assert int(passed[1]) > 60
+    assert found.returncode == 0
 
 
 # -- broken on purpose
