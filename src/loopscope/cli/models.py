@@ -21,6 +21,8 @@ def list_models() -> None:
 
     \b
     loopscope models list
+    loopscope models info sudoku9-equivariant
+    loopscope eval sudoku9-equivariant --data sudoku9-hard
     """
     from loopscope.models.card import describe
     from loopscope.models.load import list_shipped
@@ -39,7 +41,8 @@ def info(model: options.Model, known: options.Known = None) -> None:
     """Size, schedule, cost and origin of a model.
 
     \b
-    loopscope models info sudoku9-cpu
+    loopscope models info sudoku9-equivariant
+    loopscope models info runs/sudoku6
     loopscope models info step_65100 --set L_cycles=6 --set num_heads=8
     """
     from loopscope.models.card import describe

@@ -37,7 +37,7 @@ def describe(model: RecursiveModel) -> dict[str, Any]:
         "prefix_slots": s.prefix_len,
         "vocabulary": s.vocab_size,
         "width": s.hidden_size,
-        "mixer": "token mlp" if s.mlp_t else f"attention, {s.num_heads} heads",
+        "mixer": model.mixer,
         "positions": s.pos_encodings,
         "latent_size": len(model.state_names) * s.num_tokens * s.hidden_size,
         "schedule": compact(model.schedule),

@@ -122,6 +122,10 @@ class EquivariantTRM(TRM):
         return Readout(torch.cat((other, digits), dim=-1), q[:, 0], q[:, 1])
 
     @property
+    def mixer(self) -> str:
+        return "sums over cells, rows, columns, boxes"
+
+    @property
     def application_flops(self) -> float:
         """Matrix-product FLOPs of one block application on one puzzle (2 per multiply-add)."""
         s, n, width = self.settings, self.board.side, self.node_width

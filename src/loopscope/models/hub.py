@@ -12,8 +12,12 @@ from typing import Any
 
 from loopscope.errors import UserError
 from loopscope.models.official import FILES, step_of
+from loopscope.tasks import PuzzleSet
+from loopscope.tasks.storage.folder import task_named
+from loopscope.tasks.storage.layout import load_array
 
 MARK = "hf:"
+INPUTS = "_test_inputs.npy"
 LOCAL = {
     "assets",
     "checkpoints",
@@ -65,6 +69,49 @@ def fetch(source: str) -> Path:
             "Check the name and the network, or download the folder and pass its path."
         ) from None
     return local / folder
+
+
+def puzzles_beside(source: str | Path, limit: int | None = None) -> PuzzleSet:
+    """The test puzzles that some repositories keep beside their models.
+
+    They are `data/<task>_test_inputs.npy`, `_labels.npy` and `_pid.npy`, one row per puzzle, the task
+    being named in the model's folder: `trm_sudoku`.
+
+    Args:
+        source: the model, a local folder or `owner/name/folder`.
+        limit: take the first rows only.
+    Raises:
+        UserError: no such puzzles, or damaged ones.
+    """
+    path = Path(source).expanduser()
+    data = path.absolute().parent / "data" if path.exists() else _fetch_data(str(source))
+    inputs = next((f for f in sorted(data.glob(f"*{INPUTS}")) if _task_in(f) in path.name), None)
+    if inputs is None:
+        raise UserError(f"{source}: no data/<task>{INPUTS} beside the model. Name a puzzle file instead.")
+    task = _task_in(inputs)
+    tokens, labels, ids = (
+        load_array(data / f"{task}_test_{kind}.npy", axes)[:limit]
+        for kind, axes in (("inputs", 2), ("labels", 2), ("pid", 1))
+    )
+    board, name = task_named(task, tokens.shape[1]), f"{path.parent.name}/{task}_test"
+    return PuzzleSet(board, tokens.astype("u1"), labels.astype("u1"), ids.astype("i4"), name=name)
+
+
+def _task_in(inputs: Path) -> str:
+    return inputs.name.removesuffix(INPUTS)
+
+
+def _fetch_data(source: str) -> Path:
+    if not is_hub_id(source):
+        raise UserError(f"{source}: no such path and no hub id owner/name/folder. Check the name.")
+    repo = "/".join(source.removeprefix(MARK).split("/")[:2])
+    huggingface_hub = _package(f"{source}: no such path, and")
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=["data/*_test_*.npy"])) / "data"
+    except Exception as error:  # as in `fetch`
+        raise UserError(
+            f"{source}: the Hub gave no puzzles ({_in_short(error)}). Check the name and the network."
+        ) from None
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:

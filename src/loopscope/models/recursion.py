@@ -226,6 +226,11 @@ class RecursiveModel(nn.Module):
         return digest.hexdigest()
 
     @property
+    def mixer(self) -> str:
+        """How tokens see one another, in words."""
+        return "token mlp" if self.settings.mlp_t else f"attention, {self.settings.num_heads} heads"
+
+    @property
     def application_flops(self) -> float:
         """Matrix-product FLOPs of one block application on one puzzle (2 per multiply-add), the mean."""
         s, m, d = self.settings, self.settings.num_tokens, self.settings.hidden_size
