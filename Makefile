@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "loopscope needs Python 3.11 or newer; say make PYTHON=python3.12, for example"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,notebook]'
 	touch $@
 
 demo: setup
@@ -28,8 +28,8 @@ test: setup check
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check src tests scripts examples benchmarks
-	$(BIN)/ruff format --check src tests scripts examples benchmarks
+	$(BIN)/ruff check src tests scripts examples benchmarks notebooks/*.py
+	$(BIN)/ruff format --check src tests scripts examples benchmarks notebooks/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -131,7 +131,7 @@ def at_step(made: Trainer, step: int, act: Callable[[], object]) -> None:
 
 def score(model: Any) -> dict[str, float]:
     """A validation score that depends on the weights and rises and falls."""
-    return {"exact_accuracy": math.sin(1e3 * float(model.lm_head.weight.sum())), "n": 1.0}
+    return {"exact_accuracy": 0.5 + 0.5 * math.sin(1e3 * float(model.lm_head.weight.sum())), "n": 1.0}
 
 
 def contents(folder: Path) -> dict[str, Any]:
