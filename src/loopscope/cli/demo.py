@@ -35,13 +35,13 @@ def demo(
 
     started, path = time.monotonic(), out / "demo.zarr"
     puzzles = options.read_data(PUZZLES, limit)
-    network = options.load_model(MODEL)
+    network = options.load_model(MODEL, dtype="float32")
     options.say(f"measuring {MODEL} on {len(puzzles)} puzzles: orbits, exponents, restarts ...")
     try:
         runs = measured(network, puzzles, path, seed)
     except KeyboardInterrupt:
         raise options.interrupted(path, len(puzzles)) from None
-    page = report(runs, out / "report.html")
+    page = report(runs, out / "report.html", models=[network])
     options.table("", ["what the demo found", "value and 95 % interval"], headline(runs), left=2)
     options.say(f"\n{time.monotonic() - started:.0f} s; the page: {page}")
 

@@ -17,12 +17,17 @@ def report(
         list[Path], typer.Argument(help="Results of loopscope measure (.zarr), or run folders of train.")
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model that was measured, one for each result: adds boards segment by segment."),
+    ] = None,
+    known: options.Known = None,
 ) -> None:
     """Write one self-contained html page: figures, tables, what each number means, provenance.
 
     \b
     loopscope report RUN.zarr
-    loopscope report RUN.zarr --out report.html
+    loopscope report RUN.zarr --model sudoku9-cpu --out report.html
     loopscope report first.zarr second.zarr --out compare.html
     loopscope report runs/sudoku9 --out training.html
     """
@@ -32,7 +37,10 @@ def report(
     if not trained:
         from loopscope.reports.html import report as write
 
-        path = write(list(runs), out)
+        models = [options.load_model(name, known, "float32") for name in model] if model else None
+        path = write(list(runs), out, models=models)
+    elif model:
+        raise UserError("--model: expected results of loopscope measure, got a training run.")
     elif len(trained) == len(runs):
         path = training_report(runs, out)
     else:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.escape import survival
 from loopscope.evaluation.intervals import wilson
 from loopscope.reports.drawing import (
@@ -43,6 +45,7 @@ def accuracy_by_segment(m: Measurement) -> Plot:
     table = pd.DataFrame(
         {
             "segment": segment,
+            "applications": m.applications * segment,
             "solved": [e.value for e in found],
             "low": [e.low for e in found],
             "high": [e.high for e in found],
@@ -54,18 +57,22 @@ def accuracy_by_segment(m: Measurement) -> Plot:
     ax = figure.subplots()
     band(ax, segment, table["low"].to_numpy(), table["high"].to_numpy(), SOLVED)
     line(ax, segment, table["solved"].to_numpy(), "solved", marker="o" if m.stop <= 24 else "")
-    _time_axis(ax, m)
+    log_segments(ax, m.stop)
     ax.set_ylim(0, 1.02)
+    if m.trained:  # named at its foot: the second axis lies on top
+        mark_budget(ax, m.budget, words=None)
+        ax.annotate("training budget ", (m.budget, 0.02), ha="right", color=GREY, fontsize=7.5)
     per_cent(ax)
     ax.set_ylabel("puzzles solved")
     label_right(ax, [(float(table["solved"].iloc[-1]), f"{100 * table['solved'].iloc[-1]:.1f} %", SOLVED)])
+    _work_axis(ax, m)
     reverted = ever[-1] - table["solved"].iloc[-1]
     caption = (
         f"Share of {m.n:,} puzzles whose whole answer is right after each segment; band: Wilson 95 % "
         f"interval. {_cost(m)} At the last segment, {100 * reverted:.1f} % of the puzzles had been right "
         "earlier and were not any more."
     )
-    return Plot("accuracy", "Accuracy against segments", figure, table, caption)
+    return Plot("accuracy", "Accuracy against compute", figure, table, caption)
 
 
 @styled
@@ -107,6 +114,7 @@ def survival_curve(m: Measurement) -> Plot:
         words = f"Grey: constant escape rate from segment {start} on, {rate(fitted)} ({rate(fitted).note})."
         if m.applications > 1:
             words += f" That is {rate(fitted.per_application(m.applications))}."
+        words += f" Test of decay: {decay_test(m.first_solved, start=start, stop=m.stop).verdict}."
     caption = (
         f"Share of {m.n:,} puzzles without a right answer so far (Kaplan-Meier, 95 % band; both axes are "
         f"logarithmic). {words} On these axes a constant rate bends down; a straight line means a rate that "
@@ -212,6 +220,20 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
         f"training batches (as they halt, with augmented puzzles) and on held-out puzzles. {words}"
     )
     return Plot("training", "Training", figure, table, caption)
+
+
+def _work_axis(ax: Any, m: Measurement) -> None:
+    """The same axis in block applications, on top; nothing where one segment is one application."""
+    if m.applications == 1:
+        return
+    upper = ax.secondary_xaxis(
+        "top", functions=(lambda t: np.multiply(t, m.applications), lambda w: np.divide(w, m.applications))
+    )
+    ticks = [2**i for i in range(int(np.log2(m.stop)) + 1)]
+    upper.xaxis.set_major_locator(FixedLocator([m.applications * t for t in ticks[:: 1 + (len(ticks) > 6)]]))
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    upper.xaxis.set_minor_locator(NullLocator())
+    upper.set_xlabel("block applications")
 
 
 def _time_axis(ax: Any, m: Measurement) -> None:

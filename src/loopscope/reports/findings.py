@@ -68,7 +68,7 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     right = table.settled_correct + table.wandering_correct
     if wrong == 0:
         return Finding("No failure to classify", "every puzzle was solved, so the fate of failures is NaN.")
-    if table.threshold.reason or table.threshold.separation <= _single_peak(right + wrong):
+    if table.threshold.reason or table.threshold.separation <= one_peak(right + wrong):
         return Finding(f"{UNDECIDED} whether failures settle or wander", _no_cut(table))
     interval = table.settled_among_wrong
     counts = f"{settled} of {wrong} failures settled ({share(interval)})"
@@ -90,7 +90,7 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     return Finding(verdict, f"{counts}.{successes}{gap}")
 
 
-def _single_peak(n: int) -> float:
+def one_peak(n: int) -> float:
     """Variance that Otsu's cut explains of a normal sample of n, 99 % quantile (simulated, n 10 to 3,000)."""
     return 2 / math.pi + 0.8 / math.sqrt(n)
 
@@ -100,7 +100,7 @@ def _no_cut(table: FateTable) -> str:
         return f"late drift has no threshold ({table.threshold.reason})."
     explained = f"{100 * table.threshold.separation:.0f} %"
     gap = table.drift_gap
-    limit = f"{100 * _single_peak(gap.n_correct + gap.n_wrong):.0f} %"
+    limit = f"{100 * one_peak(gap.n_correct + gap.n_wrong):.0f} %"
     return (
         f"late drift does not fall into two groups (the best cut explains {explained} of the variance of its "
         f"logarithm, a single normal peak of this size up to {limit}), so any threshold is arbitrary. "
@@ -262,10 +262,15 @@ def answer(m: Measurement) -> str:
     return f"{what} {fate.verdict}: {fate.evidence.split('. ')[0].rstrip('.')}."
 
 
+def same_puzzles(a: Measurement, b: Measurement) -> bool:
+    """Whether two measurements are of the same puzzles in the same order."""
+    same = a.attrs.get("data_hash") is not None and a.attrs.get("data_hash") == b.attrs.get("data_hash")
+    return same and a.n == b.n and np.array_equal(a.data["puzzle"], b.data["puzzle"])
+
+
 def mcnemar(a: Measurement, b: Measurement) -> str | None:
     """Exact McNemar test of two models on the same puzzles; None when the puzzles differ."""
-    same = a.attrs.get("data_hash") is not None and a.attrs.get("data_hash") == b.attrs.get("data_hash")
-    if not same or a.n != b.n or not np.array_equal(a.data["puzzle"], b.data["puzzle"]):
+    if not same_puzzles(a, b):
         return None
     only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
     p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0

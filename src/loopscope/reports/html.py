@@ -7,17 +7,26 @@ it. The same measurements give the same bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+from loopscope.dynamics.escape_compare import EscapeComparison
+from loopscope.dynamics.outcomes import outcome_statistics
+from loopscope.errors import UserError
+from loopscope.evaluation.intervals import Estimate
 from loopscope.files import write_text
-from loopscope.reports import tables
+from loopscope.reports import dynamics_tables, tables
 from loopscope.reports.boards import board_svg, chosen_boards
+from loopscope.reports.claims import claims, claims_table, tally
+from loopscope.reports.compare_figures import accuracy_by_work, survival_by_work
 from loopscope.reports.drawing import Plot
 from loopscope.reports.figures import accuracy_by_segment, restart_curves, survival_curve
-from loopscope.reports.findings import answer, findings, mcnemar
+from loopscope.reports.films import film_plot, films
+from loopscope.reports.findings import answer, findings, mcnemar, same_puzzles
 from loopscope.reports.markup import figure_html, inline, sentence, table_html, whole_page
 from loopscope.reports.measurement import HOW_TO_GET, Measurement, Source, read_measurements
 from loopscope.reports.orbit_figures import (
@@ -27,7 +36,8 @@ from loopscope.reports.orbit_figures import (
     single_orbits,
     spectrum_by_fate,
 )
-from loopscope.reports.published import escape_ratio, published_table
+from loopscope.reports.published import escape_comparison
+from loopscope.reports.quantity import rounded
 from loopscope.reports.words import EXPLANATION, FOOTNOTES
 
 Draw = Callable[[Measurement], Plot]
@@ -63,24 +73,30 @@ PROVENANCE = (  # attribute, what to call it
 )
 
 
-def report(datasets: Source | Iterable[Source], out: str | Path) -> Path:
+def report(
+    datasets: Source | Iterable[Source], out: str | Path, *, models: Sequence[Any] | None = None
+) -> Path:
     """Write a report on one or several measurements as one html page.
 
     Args:
         datasets: an `xarray.Dataset` as `measure` returns it, a path to a .zarr folder, or several of
             either; several are compared first and then shown one after the other.
         out: the html file to write; it appears whole or not at all.
+        models: the models that were measured, in the same order; each adds a strip of boards of three
+            puzzles, which are run again.
     Returns:
         The path written.
     Raises:
-        UserError: a path or dataset that is not a measurement.
+        UserError: a path or dataset that is not a measurement, or a model that was not measured.
     """
     measurements = read_measurements(datasets)
-    write_text(out, page(measurements))
+    if models is not None and len(models) != len(measurements):
+        raise UserError(f"{len(models)} models for {len(measurements)} measurements: expected one for each.")
+    write_text(out, page(measurements, models))
     return Path(out)
 
 
-def page(measurements: Sequence[Measurement]) -> str:
+def page(measurements: Sequence[Measurement], models: Sequence[Any] | None = None) -> str:
     """The whole page as text."""
     several = len(measurements) > 1
     title = (
@@ -92,7 +108,7 @@ def page(measurements: Sequence[Measurement]) -> str:
     if several:
         parts += [_comparison(measurements)]
     for i, m in enumerate(measurements, start=1):
-        parts += _run(m, i if several else None)
+        parts += _run(m, i if several else None, None if models is None else models[i - 1])
     parts += [_footnotes()]
     return whole_page(title, parts)
 
@@ -128,36 +144,60 @@ def _comparison(measurements: Sequence[Measurement]) -> str:
     for a, b in combinations(measurements, 2):
         if sentence := mcnemar(a, b):
             parts.append(f"<p>{escape(sentence)}</p>")
-        ratio = escape_ratio(a, b)
-        if ratio is not None and a.applications != b.applications:
-            parts.append(
-                f"<p>{escape(a.name)} escapes {ratio[0]:.2g} times as fast as {escape(b.name)} per segment "
-                f"and {ratio[1]:.2g} times as fast per application. Published, TRM over HRM: about 5 and "
-                "1.6.</p>"
-            )
+        found = escape_comparison(a, b, paired=same_puzzles(a, b))
+        if found is not None:
+            parts.append(f"<p>{inline(_escape_words(a, b, found))}</p>")
+    parts += [figure_html(draw(measurements)) for draw in (accuracy_by_work, survival_by_work)]
     links = "".join(
         f'<li><a href="#run{i}">{escape(m.name)}</a></li>' for i, m in enumerate(measurements, start=1)
     )
     return "\n".join([*parts, f"<nav><ul>{links}</ul></nav>"])
 
 
-def _run(m: Measurement, number: int | None) -> list[str]:
+def _escape_words(a: Measurement, b: Measurement, found: EscapeComparison) -> str:
+    """Who escapes faster, per segment and per application."""
+    if found.reason:
+        return f"Escape of {a.name} over {b.name}: no ratio, {found.reason}."
+
+    def ratio(e: Estimate) -> str:
+        if math.isnan(e.low) or math.isnan(e.high):
+            return f"{rounded(e.value)} (too few escapes for an interval)"
+        return f"{rounded(e.value)} [{rounded(e.low)}, {rounded(e.high)}]"
+
+    return (
+        f"{a.name} escapes {ratio(found.per_segment)} times as fast as {b.name} per segment and "
+        f"{ratio(found.per_application)} times as fast per application (log-rank p = {found.p_logrank:.2g} "
+        "on the axis of applications). Published, TRM over HRM: about 5 and 1.6."
+    )
+
+
+def _run(m: Measurement, number: int | None, model: Any = None) -> list[str]:
     """All sections on one measurement; with a number, under a heading of its own."""
     head = "h2" if number is None else "h3"
     parts = [] if number is None else [f'<h2 id="run{number}">{escape(m.name)}</h2>']
     numbers = tables.quantities(m)
-    parts += [table_html(tables.headline_table(numbers), head)]
+    parts += [table_html(tables.headline_table(m, numbers), head)]
     items = "".join(
         f'<li><span class="verdict">{escape(f.verdict)}.</span> {inline(sentence(f.evidence))}</li>'
         for f in findings(m, numbers)
     )
     parts += [f'<{head}>Findings</{head}><ul class="findings">{items}</ul>']
+    statistics = outcome_statistics(m.data)
+    judged = claims(m, {row.name: row for row in statistics})
+    if judged:
+        parts += [f"<p>{tally(judged)}</p>", table_html(claims_table(judged))]
     parts += [f"<{head}>Figures</{head}>", *_figures(m, number)]
+    if model is not None:
+        parts.append(figure_html(film_plot(films(m, model)), number))
     optional = [
         tables.fate_rows(m),
+        dynamics_tables.sweep_rows(m),
+        dynamics_tables.sure_rows(m),
+        dynamics_tables.escape_rows(m),
         tables.restart_rows(m),
+        dynamics_tables.basin_rows(m),
         tables.rating_rows(m),
-        published_table(m, numbers),
+        dynamics_tables.statistics_rows(m, statistics),
     ]
     shown = [table_html(table) for table in optional if table is not None]
     parts += [f"<{head}>Tables</{head}>", *shown, *_missing(m, ("rating",))]

@@ -13,6 +13,8 @@ from string import Template
 from loopscope.reports.drawing import Plot, to_svg
 from loopscope.reports.quantity import Cell, Noted, Quantity, Table
 
+WIDE = 6.0  # inches
+
 
 def whole_page(title: str, parts: Sequence[str]) -> str:
     """One self-contained html page around its parts."""
@@ -28,7 +30,10 @@ def figure_html(plot: Plot, number: int | None = None) -> str:
     link = f'<a class="download" download="{name}" href="data:text/csv;base64,{csv}">Data (csv)</a>'
     title = escape(plot.title)
     caption = f"<figcaption>{inline(plot.caption)} {link}</figcaption>"
-    return f"<figure><h3>{title}</h3>{to_svg(plot.figure, title)}{caption}</figure>"
+    picture = to_svg(plot.figure, title)
+    if plot.figure.get_size_inches()[0] > WIDE:  # too fine for a phone: it scrolls sideways there
+        picture = f'<div class="scroll wide">{picture}</div>'
+    return f"<figure><h3>{title}</h3>{picture}{caption}</figure>"
 
 
 def table_html(table: Table, head: str = "h3", title: bool = True) -> str:

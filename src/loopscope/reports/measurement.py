@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from loopscope.dynamics.fate import WINDOW, Threshold, late_drift, otsu_threshold
+from loopscope.dynamics.fate import Threshold, settled
 from loopscope.dynamics.measurement_file import open_measurement
+from loopscope.dynamics.outcomes import Orbits
 from loopscope.errors import UserError
 
 Source = xr.Dataset | str | Path
@@ -75,10 +76,15 @@ class Measurement:
         """Whether there is a training budget at all; a toy map has none."""
         return "budget" in self.attrs
 
+    @cached_property
+    def orbits(self) -> Orbits:
+        """What the outcome statistics read; outcome, late drift and threshold are theirs."""
+        return Orbits(self.data)
+
     @property
     def budget(self) -> int:
         """Segment at which the outcome is read: the training budget, or the last one run if shorter."""
-        return min(int(self.attrs.get("budget", self.stop)), self.stop)
+        return self.orbits.budget
 
     @property
     def escape_from(self) -> int:
@@ -90,15 +96,15 @@ class Measurement:
         """Block applications in one segment."""
         return int(self.attrs.get("applications_per_segment", 1))
 
-    @cached_property
+    @property
     def solved(self) -> np.ndarray:
         """Right after each segment, (B, T) bool."""
-        return self.array("solved").astype(bool)
+        return self.orbits.solved
 
-    @cached_property
+    @property
     def correct(self) -> np.ndarray:
         """The outcome, (B,) bool."""
-        return self.solved[:, self.budget - 1]
+        return self.orbits.correct
 
     @cached_property
     def first_solved(self) -> np.ndarray:
@@ -116,24 +122,21 @@ class Measurement:
         assert self.drift_name is not None
         return self.array(self.drift_name).astype(float)
 
-    @cached_property
+    @property
     def late(self) -> np.ndarray | None:
         """Late drift: mean over the last segments up to the budget, (B,); None if it cannot be had."""
-        if self.drift_name is None or self.budget < WINDOW:
-            return None
-        return late_drift(self.drift[:, : self.budget])
+        return self.orbits.late
 
-    @cached_property
+    @property
     def threshold(self) -> Threshold:
         """Cut between settled and wandering, from the data."""
-        assert self.late is not None
-        return otsu_threshold(self.late)
+        return self.orbits.threshold
 
     @cached_property
     def settled(self) -> np.ndarray:
         """Whether the late drift lies below the threshold, (B,) bool."""
         assert self.late is not None
-        return (self.late < self.threshold.value) | (self.late == 0)
+        return settled(self.late, self.threshold)
 
     @property
     def exponent_segments(self) -> int:

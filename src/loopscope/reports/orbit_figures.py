@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loopscope.reports.drawing import (
+    GREY,
     INK,
     OUTCOMES,
     SOLVED,
@@ -174,7 +175,9 @@ def drift_against_exponent(m: Measurement) -> Plot:
         )
         ends.append((float(np.median(m.late[order])), outcome, look["color"]))
     ax.set_yscale("log")
+    ax.set_ylim(*ax.get_ylim())
     if not np.isnan(m.threshold.value):
+        ax.axhspan(ax.get_ylim()[0], m.threshold.value, color=GREY, alpha=0.13, linewidth=0, zorder=0)
         ax.axhline(m.threshold.value, color=INK, linewidth=0.8, linestyle=":")
         ends.append((m.threshold.value, "threshold", INK))
     ax.axvline(0, color=INK, linewidth=0.7)
@@ -183,8 +186,8 @@ def drift_against_exponent(m: Measurement) -> Plot:
     label_right(ax, ends)
     caption = (
         f"One mark per puzzle. Late drift: mean change of the state over the last segments up to {m.budget}. "
-        f"Below the dotted threshold ({rounded(m.threshold.value)}, Otsu) the orbit counts as settled. "
-        f"{_counts(m)}"
+        f"In the grey band below the dotted threshold ({rounded(m.threshold.value)}, Otsu) an orbit counts "
+        f"as settled. {_counts(m)}"
     )
     if max(int(m.correct.sum()), int((~m.correct).sum())) > DRAWN:
         caption += f" At most {DRAWN} marks per outcome are drawn."

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from loopscope.dynamics.escape import EscapeRate
+from loopscope.dynamics.outcomes import Statistic
 from loopscope.dynamics.statistics import Auc
 from loopscope.evaluation.intervals import Estimate, clopper_pearson
 
@@ -109,6 +110,21 @@ def separation(result: Auc, note: str = "") -> Quantity:
         counts += "; at perfect separation the bound is that of disjoint pairs"
     text = result.reason or (f"{note}; {counts}" if note else counts)
     return Quantity(result.value, result.low, result.high, result.n, "auc", note=text)
+
+
+def of_statistic(row: Statistic) -> Quantity:
+    """An outcome statistic; AUCs and shares are told by their names and range, the rest keeps its units."""
+    kind: Kind = "plain"
+    if row.name.startswith("AUC gained"):
+        kind = "signed"
+    elif row.name.startswith("AUC"):
+        kind = "auc"
+    elif row.units == "1" and not row.name.startswith(("likelihood", "risk")):
+        kind = "share"
+    elif row.units.startswith("nats"):
+        kind = "signed"
+    unit = "" if row.units == "1" else row.units
+    return Quantity(row.value, row.low, row.high, row.n, kind, unit, row.note)
 
 
 def rate(result: EscapeRate) -> Quantity:

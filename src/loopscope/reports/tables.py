@@ -14,6 +14,7 @@ from loopscope.dynamics.statistics import auc
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 from loopscope.evaluation.metrics import by_rating
 from loopscope.reports.measurement import Measurement, read_measurements
+from loopscope.reports.published import SOURCE, published
 from loopscope.reports.quantity import (
     Cell,
     Noted,
@@ -136,20 +137,27 @@ def _fates(m: Measurement) -> dict[str, Quantity]:
     }
 
 
-def headline_table(numbers: dict[str, Quantity]) -> Table:
-    """`quantities` as rows."""
+def headline_table(m: Measurement, numbers: dict[str, Quantity]) -> Table:
+    """`quantities` as rows, with what was published beside them where there is something."""
+    others = {name: published(m, name) for name in numbers}
+    there = any(others.values())
     rows: list[list[Cell]] = [
-        [Noted(name, "" if math.isnan(q.value) else q.note), q, q.n] for name, q in numbers.items()
+        [
+            Noted(name, "" if math.isnan(q.value) else q.note),
+            q,
+            q.n,
+            *([others[name] or "–"] if there else []),
+        ]
+        for name, q in numbers.items()
     ]
-    return Table(
-        "Headline numbers",
-        ["quantity", "value and 95 % interval", "n"],
-        rows,
+    caption = (
         "Intervals: Wilson for shares (Clopper-Pearson for failures that settled and for escape), "
         f"percentile bootstrap over puzzles for AUCs and cell accuracy ({RESAMPLES:,} resamples, seed 0), "
         "exact order statistics for medians. Retrospective: the score is read on the same segments as the "
-        "outcome.",
+        "outcome."
     )
+    header = ["quantity", "value and 95 % interval", "n"] + (["published"] if there else [])
+    return Table("Headline numbers", header, rows, f"{caption} {SOURCE}" if there else caption)
 
 
 def comparison_table(measurements: Sequence[Measurement], columns: Sequence[dict[str, Quantity]]) -> Table:

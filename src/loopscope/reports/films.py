@@ -1,0 +1,82 @@
+"""Film strips for a report: the boards of three puzzles of a measurement, segment by segment.
+
+A measurement keeps one board per puzzle, so the three orbits are run again with the model that was measured;
+another model is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loopscope.errors import UserError
+from loopscope.evaluation.subject import identity
+from loopscope.reports.animation import Film, film_strip, record, three_fates
+from loopscope.reports.drawing import Plot
+from loopscope.reports.measurement import Measurement
+from loopscope.tasks import TASKS, PuzzleSet
+
+
+def films(m: Measurement, model: Any) -> dict[str, Film]:
+    """A quick success, a delayed success and a failure of a measurement, as far as there are any.
+
+    Args:
+        m: with its boards recorded.
+        model: the one that was measured.
+    Raises:
+        UserError: another model, or no boards.
+    """
+    told, here = m.attrs.get("model_hash", ""), identity(model).get("model_hash", "")
+    if told != here:
+        raise UserError(
+            f"model {here[:12] or 'without hash'}: {m.name} was measured on {told[:12] or 'another'}. "
+            "Give the model that was measured."
+        )
+    if "inputs" not in m or "labels" not in m or "task" not in m.attrs:
+        raise UserError(f"{m.name}: no boards recorded, so there is no film. Measure again.")
+    chosen = three_fates(m.solved)
+    rows = np.array(list(chosen.values()), dtype=int)
+    inputs, labels = m.array("inputs")[rows], m.array("labels")[rows]
+    task = TASKS[str(m.attrs["task"]).partition("-")[0]](inputs.shape[1])
+    puzzles = PuzzleSet(task, inputs, labels, np.zeros(len(rows), np.int32), name=m.name)
+    numbers = [int(m.data["puzzle"][row]) for row in rows]
+    return {
+        f"{name}, puzzle {number}": record(model, puzzles, i, m.stop)
+        for i, (name, number) in enumerate(zip(chosen, numbers, strict=True))
+    }
+
+
+def film_plot(found: dict[str, Film]) -> Plot:
+    """The films as one figure of a report, with their curves as data."""
+    tables = [_series(name, film) for name, film in found.items()]
+    caption = (
+        "Boards of three puzzles, chosen by rule: the success at the lower quartile of the first right "
+        "segment, the last one, and the first row never right. Yellow: changed in this segment. Vermilion "
+        "frame: breaks a rule. Below: change of the state and growth of a small difference per segment."
+    )
+    return Plot(
+        "films",
+        "Three puzzles, board by board",
+        film_strip(found),
+        pd.concat(tables, ignore_index=True),
+        caption,
+    )
+
+
+def _series(name: str, film: Film) -> pd.DataFrame:
+    segment = np.arange(1, len(film) + 1)
+    growth = np.full(len(film), np.nan) if film.growth is None else film.growth
+    return pd.DataFrame(
+        {
+            "orbit": name,
+            "segment": segment,
+            "drift": film.drift,
+            "growth": growth,
+            "halt_logit": film.halt_logit,
+            "changed_cells": [int(film.changed(int(t)).sum()) for t in segment],
+            "cells_breaking_a_rule": [int(film.broken(int(t)).sum()) for t in segment],
+            "right": film.right,
+        }
+    )

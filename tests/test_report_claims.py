@@ -1,0 +1,150 @@
+"""Claims are judged by a rule on an interval, and the verdict follows the numbers; tables of the protocol."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from loopscope.dynamics.measure import measure
+from loopscope.dynamics.outcomes import outcome_statistics
+from loopscope.errors import UserError
+from loopscope.reports import dynamics_tables, read_measurements, report
+from loopscope.reports.claims import Claim, claims, claims_table, fresh_against_onward, judge, tally
+from loopscope.reports.films import film_plot, films
+from loopscope.reports.measurement import Measurement
+from report_data import BUDGET, Page, one, synthetic
+from tiny import tiny_model, tiny_puzzles
+
+
+def judged(m: Measurement) -> dict[str, Claim]:
+    rows = outcome_statistics(m.data, resamples=200)
+    return {claim.text: claim for claim in claims(m, {row.name: row for row in rows})}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "useless", "verdict"),
+    [
+        (0.51, 0.6, None, "holds"),
+        (0.5, 0.6, None, "undecided"),
+        (0.3, 0.5, None, "undecided"),
+        (0.3, 0.49, None, "does not hold"),
+        (0.45, 0.55, 0.6, "does not hold"),
+        (0.45, 0.65, 0.6, "undecided"),
+        (0.51, 0.55, 0.6, "holds"),
+        (math.nan, math.nan, None, "undecided"),
+    ],
+)
+def test_rule(low: float, high: float, useless: float | None, verdict: str) -> None:
+    assert judge(low, high, 0.5, useless) == verdict
+
+
+def test_verdicts_of_a_run_whose_failures_wander() -> None:
+    found = judged(one())
+    expected = {
+        "Failures wander: most keep moving": "holds",
+        "The stillest failure moves more than most successes": "holds",
+        "Exponents separate success from failure": "holds",
+        "Nearby states part in failures": "holds",
+        "Nearby states draw together in successes": "does not hold",  # solved at 7 in the median: 12 - 3 > 0
+        "More segments free failures": "does not hold",  # 10 of 40
+        "Kicks free failures": "holds",
+        "The halt signal knows a failure": "undecided",  # 0 of 40: the exact bound is 8.8 %
+    }
+    assert {text: found[text].verdict for text in expected} == expected
+    freed = found["More segments free failures"].number
+    exact = stats.binomtest(10, 40).proportion_ci(method="exact")
+    assert (freed.value, freed.low, freed.high) == pytest.approx((0.25, exact.low, exact.high))
+    kicks = found["Kicks free failures"].number
+    hits = one().data["basin_solved"].values[60:, 1:].any(axis=(1, 2))
+    assert kicks.value == hits.mean()
+
+
+def test_verdicts_turn_with_the_numbers() -> None:
+    """The same claims on runs made to contradict them."""
+    settling = judged(one(settled_wrong=36))
+    assert settling["Failures wander: most keep moving"].verdict == "does not hold"
+    assert settling["Failures do not settle in wrong fixed points"].verdict == "does not hold"
+    data = synthetic()
+    data["ftle"] = -data["ftle"]
+    turned = judged(read_measurements(data)[0])
+    assert turned["Exponents separate success from failure"].verdict == "does not hold"
+    assert "the reverse holds" in turned["Exponents separate success from failure"].number.note
+    assert turned["Nearby states part in failures"].verdict == "does not hold"
+    assert judged(one(kick=0.0))["Kicks free failures"].verdict == "does not hold"
+    late = judged(one(solved_late=0, never=60))
+    assert late["More segments free failures"].verdict == "does not hold"
+
+
+def test_settling_is_undecided_without_two_groups() -> None:
+    data = synthetic()
+    data["drift_H"][:] = np.exp(np.random.default_rng(0).normal(0, 1, (100, 1)))
+    found = judged(read_measurements(data)[0])
+    assert found["Failures wander: most keep moving"].verdict == "undecided"
+    assert found["Failures do not settle in wrong fixed points"].verdict == "undecided"
+
+
+def test_claims_without_classes_or_variables() -> None:
+    perfect = judged(one(solved_early=50, solved_late=0, never=0))
+    assert {c.verdict for t, c in perfect.items() if "failures" in t.lower()} == {"undecided"}
+    least = xr.Dataset({"solved": synthetic()["solved"]}, attrs={"budget": BUDGET})
+    bare = judged(read_measurements(least)[0])
+    assert list(bare) == ["More segments free failures", "Unsolved puzzles escape at a constant rate"]
+    assert not any(c.published for c in bare.values())  # not known to be Sudoku
+    table = claims_table(list(bare.values()))
+    assert len(table.rows) == 2
+    assert tally(list(bare.values())).startswith("Of 2 claims")
+
+
+def test_fresh_start_against_going_on() -> None:
+    m = one()
+    found = fresh_against_onward(m)
+    assert found is not None
+    # of 40 unsolved puzzles, 4 are solved at 20, 24, 28 and 32, within 16 segments after the budget
+    assert found.onward.value == 4 / 40
+    assert found.fresh.value == pytest.approx(m.data["basin_solved"].values[60:, 1:].mean())
+    assert found.ratio.value == pytest.approx(found.fresh.value / 0.1)
+    assert fresh_against_onward(one(stop=20)) is None
+
+
+def test_tables_against_hand() -> None:
+    m = one(settled_wrong=7)
+    sweep = dynamics_tables.sweep_rows(m)
+    assert sweep is not None
+    assert all(sum(row[2:6]) == 100 for row in sweep.rows)  # type: ignore[arg-type]
+    escapes = dynamics_tables.escape_rows(m)
+    assert escapes is not None
+    assert [row[:3] for row in escapes.rows] == [["17 to 32", 40, 4], ["33 to 64", 36, 6]]
+    basins = dynamics_tables.basin_rows(m)
+    assert basins is not None
+    assert basins.rows[0][1:4] == [60, 0, 40]
+    halt = m.data["halt_logit"].values.copy()
+    halt[[70, 95], BUDGET - 1] = 5.0, 9.0
+    sure = m.data.assign(halt_logit=(("puzzle", "segment"), halt))
+    rows = dynamics_tables.sure_rows(read_measurements(sure)[0])
+    assert rows is not None
+    assert [(row[0], row[3]) for row in rows.rows] == [("95", "settled"), ("70", "wandering")]
+
+
+def test_films_are_of_the_measured_puzzles(tmp_path: Path) -> None:
+    model, puzzles = tiny_model(), tiny_puzzles(3)
+    runs = measure(model, puzzles, segments=4, exponents=1)
+    m = read_measurements(runs)[0]
+    found = films(m, model)
+    assert set(found) == {"failure, puzzle 0"}  # the tiny model is not trained
+    film = found["failure, puzzle 0"]
+    assert film.boards.shape == (4, puzzles.inputs.shape[1])
+    assert film.drift == pytest.approx(
+        np.sqrt(sum(runs[v].values[0] ** 2 for v in ("drift_H", "drift_L"))), rel=1e-4
+    )
+    assert film_plot(found).table["segment"].tolist() == [1, 2, 3, 4]
+    text = Page(report(runs, tmp_path / "films.html", models=[model]).read_text()).text
+    assert "Three puzzles, board by board" in text
+    with pytest.raises(UserError, match="Give the model that was measured"):
+        films(Measurement(runs.assign_attrs(model_hash="0" * 64), "other"), model)
+    with pytest.raises(UserError, match="2 models for 1 measurements"):
+        report(runs, tmp_path / "films.html", models=[model, model])

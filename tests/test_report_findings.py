@@ -1,0 +1,110 @@
+"""Findings follow the numbers and their intervals; empty classes say why."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from loopscope.reports import findings, read_measurements, report, tables
+from loopscope.reports.measurement import Measurement
+from report_data import STOP, Page, one, synthetic
+
+
+@pytest.mark.parametrize(
+    ("settled", "verdict"),
+    [(0, "Failures wander"), (4, "Failures wander"), (36, "Failures settle"), (17, "Undecided")],
+)
+def test_fate_verdict(settled: int, verdict: str) -> None:
+    found = findings.fate_finding(tables.fates(one(settled_wrong=settled)))
+    assert found is not None
+    assert found.verdict.startswith(verdict)
+    assert f"{settled} of 40 failures settled" in found.evidence
+
+
+def test_failures_that_are_still_slowing_down_do_not_count_as_wandering() -> None:
+    table = tables.fates(one(settled_wrong=0))
+    level = findings.fate_finding(table, 0)
+    falling = findings.fate_finding(table, table.wandering_wrong - 1)
+    assert level.verdict == "Failures wander"
+    assert falling.verdict == "Some failures wander, most settle or are about to"
+    assert f"{table.wandering_wrong - 1} more still falls" in falling.evidence
+
+
+def test_still_falling_is_read_from_the_last_two_windows() -> None:
+    data = synthetic()
+    m = read_measurements(data)[0]
+    assert findings.still_falling(m) == 0  # the failures of the synthetic run keep their speed
+    drift = data[m.drift_name].values.copy()
+    drift[~m.correct] *= 0.8 ** np.arange(drift.shape[1])
+    slower = read_measurements(data.assign({m.drift_name: (("puzzle", "segment"), drift)}))[0]
+    assert findings.still_falling(slower) == int((~slower.correct & ~slower.settled).sum()) > 0
+
+
+def test_fate_verdict_needs_two_groups() -> None:
+    """One peak of drift: Otsu still cuts, and the report must not believe it."""
+    data = synthetic()
+    data["drift_H"][:] = np.exp(np.random.default_rng(0).normal(0, 1, (100, 1))) * np.ones((1, STOP))
+    found = findings.fate_finding(tables.fates(read_measurements(data)[0]))
+    assert found is not None
+    assert found.verdict.startswith("Undecided")
+    assert "arbitrary" in found.evidence
+
+
+def test_empty_classes_say_why(tmp_path: Path) -> None:
+    perfect = one(solved_early=50, solved_late=0, never=0)
+    numbers = tables.quantities(perfect)
+    assert math.isnan(numbers["AUC, low exponent → solved"].value)
+    assert "no unsolved puzzle" in str(numbers["AUC, low exponent → solved"])
+    assert "every puzzle is solved by segment 16" in str(numbers["escape rate"])
+    verdicts = [f.verdict for f in findings.findings(perfect, numbers)]
+    assert "No failure to classify" in verdicts
+    hopeless = one(solved_early=0, solved_late=0, never=30)
+    assert "no solved puzzle" in str(tables.quantities(hopeless)["median exponent, solved"])
+    for name, m in (("perfect", perfect), ("hopeless", hopeless)):
+        Page(report(m.data, tmp_path / f"{name}.html").read_text())
+
+
+def test_time_and_restart_verdicts() -> None:
+    more = findings.time_finding(one())
+    assert more is not None
+    assert more.verdict == "More time helps"
+    assert "10 puzzles were gained and 0 lost" in more.evidence
+    assert f"p = {stats.binomtest(10, 10).pvalue:.2g}" in more.evidence
+    same = findings.time_finding(one(solved_late=2))
+    assert same is not None
+    assert same.verdict.startswith("Undecided")
+    verdicts = {}
+    for kick in (0.0, 0.5, 0.9):
+        found = findings.restart_finding(one(kick=kick))
+        assert found is not None
+        verdicts[kick] = found.verdict
+    assert "0 lost (exact McNemar p = 1). 0 of 30" in str(findings.time_finding(one(solved_late=0)))
+    assert verdicts == {
+        0.0: "Undecided whether kicks free failures",
+        0.5: "Kicks free most failures",
+        0.9: "Kicks free most failures",
+    }
+
+
+def test_exponent_verdict_follows_the_sign() -> None:
+    data = synthetic()
+    data["ftle"] = -data["ftle"]
+    m = read_measurements(data)[0]
+    found = findings.exponent_finding(tables.quantities(m))
+    assert found is not None
+    assert found.verdict == "A high exponent goes with success"
+    plain = findings.exponent_finding(tables.quantities(one()))
+    assert plain is not None
+    assert plain.verdict.startswith("A low exponent")
+    assert "not shown to say more" in plain.evidence
+
+
+def test_mcnemar_only_on_the_same_puzzles() -> None:
+    a, b = read_measurements([synthetic(name="a"), synthetic(50, 10, 40, name="b")])
+    assert "10 are solved only by a and 0 only by b" in str(findings.mcnemar(a, b))
+    other = b.data.assign_attrs(data_hash="other")
+    assert findings.mcnemar(a, Measurement(other, "b")) is None
