@@ -24,6 +24,8 @@ NAMES = {  # score -> column
     "absorbed_accuracy": "right and stays",
     "pass_at_k": "any right",
     "mean_at_k": "one at random",
+    "selection_gap": "missed by choice",
+    "selection_auc": "AUC of halt",
     "verified": "keeps the rules",
     "valid": "valid grid",
     "givens_kept": "givens kept",
@@ -36,6 +38,7 @@ HEADLINE = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
 TOGETHER = (  # columns of a table, three at most on 80 characters
     HEADLINE,
     ("pass_at_k", "mean_at_k"),
+    ("selection_gap", "selection_auc"),
     ("unfilled_accuracy", "cumulative_accuracy", "absorbed_accuracy"),
     ("verified", "valid", "givens_kept"),
     ("valid_path", "clean_path", "shortest_path"),
@@ -99,7 +102,7 @@ def evaluate(
     loopscope eval RUN --data test.csv.gz --segments 16,64 --limit 512
     loopscope eval RUN --data test.csv.gz --restarts 8 --select residual
     loopscope eval RUN --data test.csv.gz --segments 64 --stop halt+unchanged
-    loopscope eval RUN --data test.csv.gz --views 9 --ensemble RUN2 --select majority
+    loopscope eval RUN --data test.csv.gz --views 9 --select majority --ensemble RUN2
     loopscope eval RUN --data test.csv.gz --sweep "segments=16,64 restarts=1,8" --figure sweep.svg
     loopscope eval checkpoints/step_65100 --data test.csv.gz --json scores.json
     loopscope eval RUN --data test.csv.gz --out answers.csv
@@ -109,6 +112,7 @@ def evaluate(
     far" (at any segment) and "any right" (of several rollouts) are oracles, as no rule finds those answers.
     """
     from loopscope.evaluation.levers import Levers
+    from loopscope.training.distributed import processes
 
     wanted = options.parse_numbers(segments, int, "--segments")
     levers: dict[str, Any] = {
@@ -123,27 +127,46 @@ def evaluate(
     }
     Levers(**levers)
     check_targets(answers, figure, sweep)
-    puzzles = options.read_data(data, limit, skip_invalid, split)
-    is_arc = puzzles.task.name.startswith("arc-")
-    check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
     common: dict[str, Any] = {"batch_size": batch_size, "progress": options.show_progress()}
-    network = options.load_model(model, known, dtype)
     names = [model, *(ensemble or [])]
-    if is_arc:
-        whole = puzzles if limit is None else first_tasks(data, split, limit)
-        voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
-        write_results(vote(model, network, whole, data, voting, submission), whole, out, answers)
-        return
-    networks = [network, *(options.load_model(name, known, dtype) for name in names[1:])]
-    if sweep is not None:
-        show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
-        return
-    from loopscope.evaluation.evaluate import evaluate as score
+    with processes():
+        puzzles = options.read_data(data, limit, skip_invalid, split)
+        is_arc = puzzles.task.name.startswith("arc-")
+        check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
+        networks = [options.load_model(name, known, dtype) for name in names]
+        if is_arc:
+            whole = puzzles if limit is None else first_tasks(data, split, limit)
+            voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
+            found = vote(model, networks[0], whole, data, voting, submission)
+            if found is not None:
+                write_results(found, whole, out, answers)
+        elif sweep is not None:
+            show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
+        else:
+            score(names, networks, puzzles, {"segments": wanted, **levers, **common}, out, answers)
 
-    keep = answers is not None
-    result = score(networks, puzzles, segments=wanted, answers=keep, **levers, **common)
+
+def score(
+    names: list[str],
+    networks: list[Any],
+    puzzles: Any,
+    asked: dict[str, Any],
+    out: Path | None,
+    answers: Path | None,
+) -> None:
+    """Score one setting, in chunks that outlive a kill where answers are asked for."""
+    from loopscope.evaluation.evaluate import evaluate as run
+    from loopscope.evaluation.stream import parts_of
+    from loopscope.training.distributed import is_main
+
+    parts = parts_of(answers) if answers is not None else None
+    result = run(networks, puzzles, answers=answers is not None, parts=parts, **asked)
+    if not is_main():
+        return
     print_scores(" + ".join(names), result)
     write_results(result, puzzles, out, answers)
+    if parts is not None:
+        parts.remove()
 
 
 def check_targets(answers: Path | None, figure: Path | None, sweep: str | None) -> None:
@@ -190,13 +213,16 @@ def check_options(
 
 def vote(
     model: str, network: Any, puzzles: Any, data: str, voting: dict[str, Any], submission: Path | None
-) -> Evaluation:
-    """Score an ARC set by vote over versions, and write the submission."""
+) -> Evaluation | None:
+    """Score an ARC set by vote over versions, and write the submission; None but in the first process."""
     from loopscope.evaluation.arc import evaluate_arc
     from loopscope.files import write_text
     from loopscope.tasks.storage.layout import names
+    from loopscope.training.distributed import is_main
 
     result, votes = evaluate_arc(network, puzzles, names(data), **voting)
+    if not is_main():
+        return None
     print_votes(model, result)
     if submission is not None:
         most = max(votes)
@@ -230,9 +256,12 @@ def show_sweep(
     """Score a grid of settings, print them by cost, draw them."""
     from loopscope.evaluation.sweep import parse_grid, run_sweep
     from loopscope.files import write_json
+    from loopscope.training.distributed import is_main
 
     grid, levers, wanted = asked
     points, facts = run_sweep(networks, puzzles, parse_grid(grid, levers, wanted), **common)
+    if not is_main():
+        return
     name = " + ".join(names)
     options.say(f"{name} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
     rows = [

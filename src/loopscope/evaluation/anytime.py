@@ -162,7 +162,7 @@ def _orbit(
     levers: Levers,
 ) -> Iterator[Slots]:
     """One orbit of every puzzle of a batch, segment by segment; without a length for ever."""
-    jobs = Jobs(index, np.full_like(index, number), np.zeros_like(index))
+    jobs = Jobs(index, np.full_like(index, number), np.zeros_like(index), index)
     with torch.no_grad():
         slots = enter(model, puzzles, jobs, np.arange(len(index)), levers, None)
     for _ in repeat(None) if length is None else repeat(None, length):

@@ -18,11 +18,13 @@ from loopscope.evaluation.arc_votes import KS, ArcVotes
 from loopscope.evaluation.evaluate import Evaluation, joined, record, segments_wanted
 from loopscope.evaluation.intervals import Estimate
 from loopscope.evaluation.metrics import Columns, clustered_scores, grade
+from loopscope.evaluation.stream import casts_kept, gathered
 from loopscope.evaluation.subject import blocks, check_fits, check_numbers, device_of, dtype_name
 from loopscope.tasks.arc.board import Arc
 from loopscope.tasks.arc.files import Pair
 from loopscope.tasks.arc.versions import parse_names
 from loopscope.tasks.base import Groups, PuzzleSet, make_batch
+from loopscope.training.distributed import agreeing, num_processes, rank
 
 
 class Shown(NamedTuple):
@@ -77,11 +79,18 @@ def evaluate_arc(
     votes = {t: ArcVotes(tests, names, rule) for t in wanted}
     parts: dict[int, list[Columns]] = {t: [] for t in wanted}
     dtype = ""
-    for rows, inputs, labels in _batches(puzzles, asked, batch_size, progress):
-        dtype, answers = _answers(model, inputs, rows.puzzle_id, wanted)
-        for t, (tokens, halt) in answers.items():
-            votes[t].add(rows.puzzle_id, rows.test, tokens, halt)
-            parts[t].append(grade(puzzles.task, inputs, tokens, labels, halt))
+    with agreeing(), casts_kept([model]):
+        for rows, inputs, labels in _batches(puzzles, asked, batch_size, progress):
+            dtype, answers = _answers(model, inputs, rows.puzzle_id, wanted)
+            for t, (tokens, halt) in answers.items():
+                votes[t].add(rows.puzzle_id, rows.test, tokens, halt)
+                parts[t].append(grade(puzzles.task, inputs, tokens, labels, halt))
+    whole = gathered({rank(): (votes, parts, dtype)})
+    for other in (whole[number] for number in range(1, len(whole))):  # in the order of the rows
+        for t in wanted:
+            whole[0][0][t].merge(other[0][t])
+            whole[0][1][t].extend(other[1][t])
+    votes, parts, dtype = whole[0]
     return _evaluation(model, puzzles, asked, votes, parts, dtype), votes
 
 
@@ -165,8 +174,9 @@ def _batches(
 ) -> Iterator[tuple[Shown, np.ndarray, np.ndarray]]:
     assert isinstance(puzzles.task, Arc)
     assert puzzles.labels is not None
-    parts = blocks(len(asked.row), batch_size)
-    for block in tqdm(parts, disable=not progress, unit="batch", leave=False):
+    parts, n = blocks(len(asked.row), batch_size), num_processes()
+    mine = parts[len(parts) * rank() // n : len(parts) * (rank() + 1) // n]
+    for block in tqdm(mine, disable=not progress or rank() > 0, unit="batch", leave=False):
         rows = Shown(*(column[block] for column in asked))
         inputs, labels = puzzles.inputs[rows.row], puzzles.labels[rows.row]
         if _drawn(puzzles):

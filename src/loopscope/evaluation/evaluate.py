@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import torch
 from jaxtyping import Bool, UInt8
 
 from loopscope.errors import UserError
+from loopscope.evaluation.confidence import selection_value
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.metrics import Columns, by_difficulty, cells_right, grade, summary
-from loopscope.evaluation.solve import Answers, models_of, solve
+from loopscope.evaluation.solve import models_of, solve
+from loopscope.evaluation.stream import Parts, casts_kept, run_chunks
 from loopscope.evaluation.subject import batches, check_fits, check_numbers, dtype_name, identity
 from loopscope.provenance import provenance
 from loopscope.tasks.base import PAD, Batch, PuzzleSet, Task
+
+SPENT = ("applications", "flops", "seconds")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Evaluation:
     Attributes:
         scores: segments -> score by name; first `exact_accuracy`, `cell_accuracy` and `halt_accuracy`, then
             those of `metrics.summary`; with several rollouts also `pass_at_k` (an oracle: any rollout right)
-            and `mean_at_k` (one rollout at random).
+            and `mean_at_k` (one rollout at random), `selection_gap` (share that only the oracle gets) and
+            `selection_auc` (of the halt logit among the rollouts of a puzzle).
         bands: segments -> fact that tells difficulty -> band -> exact accuracy.
         applications: segments -> block applications spent per puzzle, all rollouts together.
         facts: what was evaluated: model, data, dtype, n, rollouts and rule; versions and command.
@@ -93,6 +99,7 @@ def evaluate(
     batch_size: int = 64,
     answers: bool = False,
     progress: bool = False,
+    parts: Parts | None = None,
 ) -> Evaluation:
     """Answer puzzles as `solve` does, and score the answers.
 
@@ -108,6 +115,7 @@ def evaluate(
         batch_size: orbits per batch.
         answers: keep the answers, too, as the column `answer` (N, L) of the outcomes.
         progress: show a progress bar with an estimate.
+        parts: keeps what is finished on disk, so that a killed evaluation is gone on with.
     Raises:
         UserError: no labels, no puzzles, puzzles of another size than the model's, a bad number or name.
     """
@@ -117,15 +125,24 @@ def evaluate(
     check_numbers(batch_size, seed)
     for one in models:
         check_fits(one, puzzles, labels=True)
-    if levers.is_plain and len(models) == 1:
-        outcomes, costs, dtype = _along_the_orbit(models[0], puzzles, wanted, batch_size, progress)
-        table = {t: summary(columns) for t, columns in outcomes.items()}
-        facts = record(models[0], puzzles, dtype)
-    else:
-        table, outcomes, costs, dtype = _by_levers(models, puzzles, wanted, levers, batch_size, progress)
-        facts = record(models[0], puzzles, dtype) | levers.to_dict() | _ensemble(models)
-    if not answers:
-        outcomes = {t: {k: v for k, v in of.items() if k != "answer"} for t, of in outcomes.items()}
+    plain = levers.is_plain and len(models) == 1
+    work = partial(
+        _chunk, models, puzzles, wanted=wanted, levers=levers, batch_size=batch_size, answers=answers
+    )
+    asked = {"segments": wanted, **levers.to_dict(), "batch_size": batch_size, "answers": answers}
+    computed = [str(getattr(one, "dtype", "")) for one in models]
+    manifest = {"models": [identity(one) for one in models], "dtypes": computed}
+    manifest |= {"data": puzzles.content_hash, **asked}
+    with casts_kept(models):
+        flat = run_chunks(len(puzzles), batch_size, work, manifest, parts, progress)
+    facts = record(models[0], puzzles, "+".join(dict.fromkeys(flat.pop("dtype").tolist())))
+    facts |= {} if plain else levers.to_dict() | _ensemble(models)
+    outcomes = {
+        t: {name.split("/")[1]: column for name, column in flat.items() if name.startswith(f"{t}/")}
+        for t in wanted
+    }
+    costs = {t: _cost(columns) for t, columns in outcomes.items()}
+    table = {t: _scores_of(columns, puzzles) for t, columns in outcomes.items()}
     bands = {t: by_difficulty(columns["exact"], puzzles.facts) for t, columns in outcomes.items()}
     applications = {t: cost.applications for t, cost in costs.items()}
     return Evaluation(table, bands, applications, facts, outcomes, costs)
@@ -136,24 +153,68 @@ def _ensemble(models: Sequence[Any]) -> dict[str, Any]:
     return {"models": [identity(one) for one in models]} if len(models) > 1 else {}
 
 
+# -- a chunk
+
+
+def _chunk(
+    models: Sequence[Any],
+    puzzles: PuzzleSet,
+    chunk: slice,
+    *,
+    wanted: Sequence[int],
+    levers: Levers,
+    batch_size: int,
+    answers: bool,
+) -> Columns:
+    """The columns `segments/name` of some puzzles; `seconds` has one entry for all of them."""
+    of = puzzles[chunk]
+    if levers.is_plain and len(models) == 1:
+        dtype, found = _along_the_orbit(models[0], of, wanted, batch_size)
+    else:
+        dtype, found = _by_levers(models, of, wanted, levers, batch_size, chunk.start)
+    kept = {
+        f"{t}/{name}": column
+        for t, columns in found.items()
+        for name, column in columns.items()
+        if answers or name != "answer"
+    }
+    return {**kept, "dtype": np.array([dtype])}
+
+
+def _cost(columns: Columns) -> Cost:
+    """Take the columns of cost out, and give their means."""
+    applications, flops, seconds = (columns.pop(name) for name in SPENT)
+    return Cost(float(applications.mean()), float(flops.mean()), float(seconds.sum()) / len(applications))
+
+
+def _spent(applications: Any, flops: Any, seconds: float, n: int) -> Columns:
+    return {
+        "applications": np.broadcast_to(np.asarray(applications, np.float64), n).copy(),
+        "flops": np.broadcast_to(np.asarray(flops, np.float64), n).copy(),
+        "seconds": np.array([seconds]),
+    }
+
+
 # -- one plain orbit
 
 
 def _along_the_orbit(
-    model: Any, puzzles: PuzzleSet, wanted: Sequence[int], batch_size: int, progress: bool
-) -> tuple[dict[int, Columns], dict[int, Cost], str]:
-    """What is known of every puzzle at every number of segments, what it cost, and the dtype."""
+    model: Any, puzzles: PuzzleSet, wanted: Sequence[int], batch_size: int
+) -> tuple[str, dict[int, Columns]]:
+    """The dtype, and what is known of every puzzle at every number of segments."""
     parts: dict[int, list[Columns]] = {t: [] for t in wanted}
     seconds, dtype = dict.fromkeys(wanted, 0.0), ""
-    for _, batch in batches(model, puzzles, batch_size, progress):
+    for _, batch in batches(model, puzzles, batch_size):
         dtype, graded, spent = _follow(model, puzzles.task, batch, wanted)
         for t in wanted:
             parts[t].append(graded[t])
-            seconds[t] += spent[t] / len(puzzles)
-    applications = {t: t * int(model.applications_per_segment) for t in wanted}
+            seconds[t] += spent[t]
     flops = float(getattr(model, "application_flops", np.nan))
-    costs = {t: Cost(float(n), n * flops, seconds[t]) for t, n in applications.items()}
-    return {t: joined(columns) for t, columns in parts.items()}, costs, dtype
+    return dtype, {
+        t: joined(columns)
+        | _spent(n := t * int(model.applications_per_segment), n * flops, seconds[t], len(puzzles))
+        for t, columns in parts.items()
+    }
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
@@ -201,29 +262,37 @@ def _by_levers(
     wanted: Sequence[int],
     levers: Levers,
     batch_size: int,
-    progress: bool,
-) -> tuple[dict[int, dict[str, Estimate]], dict[int, Columns], dict[int, Cost], str]:
-    """Scores, what is known of every puzzle, cost, and dtype, for each number of segments anew."""
-    table, outcomes, costs, dtype = {}, {}, {}, ""
+    first: int,
+) -> tuple[str, dict[int, Columns]]:
+    """The dtype, and what is known of every puzzle, for each number of segments anew."""
+    assert puzzles.labels is not None
+    outcomes, dtype = {}, ""
     for t in wanted:
         given = asdict(levers) | {"segments": t}
-        found = solve(models, puzzles, batch_size=batch_size, progress=progress, **given)
-        table[t], outcomes[t] = _scores_of(found, puzzles)
-        costs[t] = Cost(float(found.applications.mean()), float(found.flops.mean()), found.seconds)
+        found = solve(models, puzzles, batch_size=batch_size, first=first, **given)
+        graded = grade(puzzles.task, puzzles.inputs, found.tokens, puzzles.labels, found.halt_logit)
+        spent = _spent(found.applications, found.flops, found.seconds * len(puzzles), len(puzzles))
+        outcomes[t] = graded | spent | {"answer": found.tokens}
+        if found.rollouts.shape[1] > 1:
+            right = _exact(found.rollouts, puzzles.labels)
+            outcomes[t] |= {"rollouts_right": right, "rollouts_halt": found.rollout_halt}
         dtype = found.dtype
-    return table, outcomes, costs, dtype
+    return dtype, outcomes
 
 
-def _scores_of(answers: Answers, puzzles: PuzzleSet) -> tuple[dict[str, Estimate], Columns]:
-    """Scores of the chosen answers and of the rollouts they were chosen from; the chosen ones graded."""
+def _scores_of(columns: Columns, puzzles: PuzzleSet) -> dict[str, Estimate]:
+    """Scores of the answers and of the rollouts they were chosen from, whose columns are taken out."""
     assert puzzles.labels is not None
-    columns = grade(puzzles.task, puzzles.inputs, answers.tokens, puzzles.labels, answers.halt_logit)
+    right, halt = columns.pop("rollouts_right", None), columns.pop("rollouts_halt", None)
     rows = summary(columns)
-    if answers.rollouts.shape[1] > 1:
-        exact = _exact(answers.rollouts, puzzles.labels)[puzzles.labels.any(1)]
-        rows["pass_at_k"] = wilson(int(exact.any(1).sum()), len(exact))
-        rows["mean_at_k"] = bootstrap_mean(exact.mean(1), resamples=2000)
-    return rows, columns | {"answer": answers.tokens}
+    if right is not None and halt is not None:
+        counted = puzzles.labels.any(1)
+        right, exact = right[counted], columns["exact"][counted]
+        rows["pass_at_k"] = wilson(int(right.any(1).sum()), len(right))
+        rows["mean_at_k"] = bootstrap_mean(right.mean(1), resamples=2000)
+        rows["selection_gap"] = bootstrap_mean((right.any(1) & ~exact).astype(float), resamples=2000)
+        rows["selection_auc"] = selection_value(halt[counted], right).auc
+    return rows
 
 
 def _exact(rollouts: UInt8[np.ndarray, "N K L"], labels: UInt8[np.ndarray, "N L"]) -> Bool[np.ndarray, "N K"]:

@@ -28,11 +28,15 @@ NO_TOKEN = 255
 
 
 class Jobs(NamedTuple):
-    """Orbits to follow: of which puzzle, from which start, in which view; (J,) each."""
+    """Orbits to follow: of which puzzle, from which start, in which view; (J,) each.
+
+    `number` is that of the puzzle in the whole set, of which `puzzle` may count a part: noise goes by it.
+    """
 
     puzzle: Int[np.ndarray, " J"]
     rollout: Int[np.ndarray, " J"]
     view: Int[np.ndarray, " J"]
+    number: Int[np.ndarray, " J"]
 
 
 class Slots(NamedTuple):
@@ -64,10 +68,14 @@ class Slots(NamedTuple):
     logit_change: Float[Tensor, "B 3"]
 
 
-def all_jobs(puzzles: int, levers: Levers) -> Jobs:
-    """Every rollout and view of every puzzle: those of one puzzle side by side, the plain one first."""
+def all_jobs(puzzles: int, levers: Levers, first: int = 0) -> Jobs:
+    """Every rollout and view of every puzzle: those of one puzzle side by side, the plain one first.
+
+    `first` is the number of the first puzzle in the whole set.
+    """
     shape = (puzzles, levers.restarts, levers.views)
-    return Jobs(*(axis.ravel() for axis in np.indices(shape)))
+    puzzle, rollout, view = (axis.ravel() for axis in np.indices(shape))
+    return Jobs(puzzle, rollout, view, puzzle + first)
 
 
 def follow(
@@ -109,15 +117,15 @@ def enter(
     views: Views | None,
 ) -> Slots:
     """Slots at the start of the numbered jobs."""
-    puzzle, rollout, view = (column[number] for column in jobs)
+    puzzle, rollout, view, whole = (column[number] for column in jobs)
     boards = [puzzles.inputs[puzzle], None if puzzles.labels is None else puzzles.labels[puzzle]]
     if views is not None:
         boards = [None if b is None else views.show(b, puzzle, view) for b in boards]
     device = device_of(model)
     ctx = model.encode(make_batch(boards[0], boards[1], puzzles.puzzle_ids[puzzle], device))
-    z = _starts(model, ctx, puzzle, rollout, levers)
+    z = _starts(model, ctx, whole, rollout, levers)
     size, cells = len(number), puzzles.task.seq_len
-    index = [torch.from_numpy(x.astype(np.int64)).to(device) for x in (number, puzzle, rollout)]
+    index = [torch.from_numpy(x.astype(np.int64)).to(device) for x in (number, whole, rollout)]
     return Slots(
         job=index[0],
         key=row_keys(torch.full_like(index[0], levers.seed), *index[1:]),

@@ -17,6 +17,7 @@ from loopscope.evaluation.ends import Ends, Trace, run_jobs
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.rollouts import all_jobs
 from loopscope.evaluation.selection import choose
+from loopscope.evaluation.stream import casts_kept
 from loopscope.evaluation.subject import check_fits, check_numbers
 from loopscope.evaluation.views import draw_views
 from loopscope.tasks.base import PuzzleSet
@@ -38,6 +39,7 @@ class Answers:
         rollout: which rollout was chosen.
         rollouts: all answers.
         dtype: in which the orbits were computed.
+        rollout_halt: halt logits of all rollouts.
         segments: that each rollout ran.
         applications: of a block, all rollouts together.
         flops: in the matrix products of these applications; NaN where a model does not tell.
@@ -55,6 +57,7 @@ class Answers:
     rollout: Int[np.ndarray, " N"]
     rollouts: UInt8[np.ndarray, "N K L"]
     dtype: str
+    rollout_halt: Float[np.ndarray, "N K"]
     segments: Int[np.ndarray, "N K"]
     applications: Int[np.ndarray, " N"]
     flops: Float[np.ndarray, " N"]
@@ -79,6 +82,7 @@ def solve(
     select: str = "halt",
     seed: int = 0,
     batch_size: int = 64,
+    first: int = 0,
     trace: bool = False,
     progress: bool = False,
 ) -> Answers:
@@ -106,6 +110,8 @@ def solve(
             or the first "verified" by the rules of the puzzle (where none is, by halt logit).
         seed: of the perturbations and views.
         batch_size: orbits per batch.
+        first: number of the first puzzle in the whole set of which these are a part; perturbations and views
+            go by it, so that parts are answered as the whole is.
         trace: keep the answer after every segment of the plain orbit.
         progress: show a progress bar.
     Raises:
@@ -118,11 +124,11 @@ def solve(
     check_numbers(batch_size, seed)
     for one in models:
         check_fits(one, puzzles)
-    shown = draw_views(puzzles.task, views, seed, np.arange(len(puzzles))) if views > 1 else None
-    jobs = all_jobs(len(puzzles), levers)
+    shown = draw_views(puzzles.task, views, seed, first + np.arange(len(puzzles))) if views > 1 else None
+    jobs = all_jobs(len(puzzles), levers, first)
     kept = Trace.empty(len(puzzles), segments, puzzles.task.seq_len) if trace else None
     total = len(models) * len(jobs.puzzle)
-    with tqdm(total=total, disable=not progress, unit="orbit", leave=False) as bar:
+    with casts_kept(models), tqdm(total=total, disable=not progress, unit="orbit", leave=False) as bar:
         ends = [
             run_jobs(one, puzzles, jobs, levers, shown, batch_size, kept if i == 0 else None, bar.update)
             for i, one in enumerate(models)
@@ -167,6 +173,7 @@ def _chosen(
         rollout=chosen,
         rollouts=pool.tokens,
         dtype="+".join(dict.fromkeys(dtype for _, dtype in ends)),
+        rollout_halt=pool.halt,
         segments=pool.segments,
         applications=np.sum(spent, axis=0),
         flops=np.sum(flops, axis=0),
