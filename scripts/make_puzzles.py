@@ -76,7 +76,8 @@ def made_hard(puzzles: PuzzleSet) -> PuzzleSet:
         inputs[active[better]], best[active[better]] = tried[better], found[better]
     facts = {"source": np.array([f"searched-{n}-rounds" for n in HARD_ROUNDS]), "givens": task.givens(inputs)}
     facts["rating"] = np.rint(best).astype(np.int32)
-    return dataclasses.replace(puzzles, inputs=inputs, facts=facts)
+    mixed = np.arange(len(inputs)).reshape(4, -1).T.ravel()  # so that the first puzzles are of all kinds
+    return dataclasses.replace(puzzles, inputs=inputs, facts=facts)[mixed]
 
 
 def moved(inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

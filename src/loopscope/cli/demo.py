@@ -11,7 +11,7 @@ import typer
 
 from loopscope.cli import app, options
 
-MODEL, PUZZLES = "sudoku9-cpu", "sudoku9-demo"
+MODEL, PUZZLES = "sudoku9-equivariant", "sudoku9-hard"
 PLAN: dict[str, Any] = {"segments": 64, "exponents": 2, "sigmas": [0.3, 1.0], "restarts": 3, "batch_size": 16}
 
 
