@@ -17,6 +17,7 @@ from loopscope.models import build_model
 from loopscope.models.layers import ReasoningModule
 from loopscope.tasks import Batch
 from loopscope.training import bench, setup
+from loopscope.training.loop import Trainer
 from loopscope.training.memory import activation_bytes
 from loopscope.training.run import plan, training_flops
 from small_runs import MODEL, TRAIN, recipe, small_puzzles
@@ -43,6 +44,7 @@ def test_numbers_fit_together() -> None:
     assert found["fraction"] == pytest.approx(found["rate"] / found["peak"])
     assert found["seconds_low"] <= found["seconds"] <= found["seconds_high"]
     assert (found["batch_size"], found["micro_batch"], found["random_boards"]) == (4, 2, True)
+    assert 0 < found["processor_seconds"] < 60
     assert (found["dtype"], found["threads"], found["compile"]) == ("float32", torch.get_num_threads(), False)
 
 
@@ -80,6 +82,20 @@ def test_probe_of_a_large_model_takes_few_rows(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bench, "training_flops", lambda model: 3e11)
     monkeypatch.setattr(bench, "seconds_of", lambda act, device: 1.0)
     assert bench.probe(recipe(), small_puzzles(), device="cpu")["rows"] == 3
+
+
+def test_probe_of_a_part_of_the_batch_flosses_as_large_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    flossing = {"micro_batch": 2, "flossing_weight": 0.1, "flossing_slots": 8, "flossing_exponents": 1}
+    seen: list[tuple[int, int]] = []
+    step = Trainer.train_step
+
+    def spy(self: Trainer) -> None:
+        seen.append((self.settings.batch_size, self.settings.flossing_slots))
+        step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", spy)
+    bench.probe(recipe(train=flossing), small_puzzles(), device="cpu", rounds=1)
+    assert set(seen) == {(2, 2)}
 
 
 @pytest.mark.parametrize("variant", ["float32", "bfloat16", "everything"])
@@ -134,6 +150,8 @@ def test_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found["versions"].startswith("loopscope")
     said = capsys.readouterr().out
     assert "fraction" in said
+    assert "ms, median of 2 (quartiles" in said
+    assert "processor time" in said
     assert "aten::mm" in said
 
 
@@ -171,3 +189,24 @@ def test_dry_run_tells_how_long(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "activation bytes" in said
     app(args=[*words, "--no-probe"], standalone_mode=False)
     assert "per step, measured" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sudoku-trm-mlp", "maze-hrm", "arc1-trm-att", "sudoku-fast"])
+def test_dry_run_needs_no_puzzles(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a paper's run costs is told before its data is at hand."""
+    import loopscope.cli.train  # noqa: F401
+
+    app(args=["train", name, "--dry-run", "--no-probe"], standalone_mode=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "training puzzles 1,000" in said
+    assert "counted for 1,000 random boards of the papers' size" in said
+    assert name != "sudoku-trm-mlp" or "steps 65,104" in said
+
+
+def test_dry_run_probes_random_boards(capsys: pytest.CaptureFixture[str]) -> None:
+    import loopscope.cli.train  # noqa: F401
+
+    small = ["model.hidden_size=16", "model.num_heads=2", "model.puzzle_emb_ndim=16", "model.L_layers=1"]
+    small += ["train.compile=false", "train.batch_size=2", "train.micro_batch=0"]
+    app(args=["train", "maze-trm-att", *small, "--dry-run"], standalone_mode=False)
+    assert "s per step, measured here with 2 puzzles" in capsys.readouterr().out

@@ -195,7 +195,9 @@ def test_a_signal_to_one_stops_all_and_the_run_goes_on_exactly(tmp_path: Path) -
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_going_on_with_fewer_and_with_more_processes(tmp_path: Path) -> None:
+def test_going_on_with_fewer_and_with_more_processes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """No slot is lost: two, then one with two micro batches, then two again would be the same bytes."""
     together(2, run_whole, tmp_path / "whole")
     together(2, stop_one_of_them, tmp_path / "fewer")
@@ -206,6 +208,7 @@ def test_going_on_with_fewer_and_with_more_processes(tmp_path: Path) -> None:
     for name in ("fewer", "more"):
         assert tensor_files(tmp_path / name) == whole
         assert_metrics_agree(tmp_path / "whole", tmp_path / name)
+    assert "saved by 2 processes, resumed by 1: the slots are shared out anew, none is reset" in caplog.text
 
 
 def stop_one_of_them_as_one(folder: Path) -> None:

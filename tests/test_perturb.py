@@ -226,6 +226,27 @@ def test_carries_are_kicked_now_and_then() -> None:
     assert stats.kstest(H[200:][kicked].ravel() / 2, "norm").pvalue > 1e-3
 
 
+def test_only_late_orbits_are_kicked() -> None:
+    def kicked(first: int) -> int:
+        return int(moved(carry_noise=2.0, carry_noise_prob=1.0, carry_noise_from=first)[0].any(1).sum())
+
+    assert [kicked(first) for first in (1, 2, 3)] == [200, 200, 0]
+
+
+def test_starts_draw_their_own_log_uniform_deviation() -> None:
+    """With ten thousand numbers to a slot its deviation is known to 1 %."""
+    size = 400
+    z = torch.zeros(size, 100, 100)
+    given = carry(size)._replace(z=HL(z, z), steps=torch.zeros(size, dtype=torch.int32))
+    t = validated(TrainSettings, {"start_noise": 0.5, "start_noise_least": 0.01})
+    after = perturb(given, keys(size), t, 0, ("H", "L")).z
+    H, L = (part.flatten(1).std(1).numpy() for part in after)
+    assert np.allclose(H, L, rtol=0.06)  # one deviation for all parts of a slot
+    decades = np.log10(H / 0.5)
+    assert stats.kstest(decades, stats.uniform(-2, 2).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(decades[1:], decades[:-1])[0, 1]) < 0.15
+
+
 @pytest.mark.parametrize("part", ["H", "L"])
 def test_noise_on_one_part(part: str) -> None:
     parts = dict(zip("HL", moved(start_noise=0.5, carry_noise=0.5, noise_on=part), strict=True))

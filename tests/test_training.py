@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from loopscope.cli.train import validation_scores
 from loopscope.config import DataSettings, Recipe, load_recipe, validated
 from loopscope.errors import UserError
+from loopscope.evaluation import stream
 from loopscope.models import build_model
+from loopscope.models.layers import SwiGLU, by_columns, swiglu_width
 from loopscope.tasks import write_puzzles
 from loopscope.tasks.base import PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
@@ -23,7 +26,8 @@ from loopscope.tasks.sudoku.generate import generate
 from loopscope.training import checkpoint, loop, plan, setup, train
 from loopscope.training.optim import make_optimizers
 from loopscope.training.setup import resolve, split
-from small_runs import GENERATED, recipe, trainer
+from small_runs import GENERATED, contents, recipe, small_puzzles, trainer
+from together import together
 
 # -- evaluation
 
@@ -50,6 +54,31 @@ def test_best_is_the_best_and_holds_averaged_weights(puzzles: PuzzleSet, tmp_pat
     evals = [line for line in lines if line["kind"] == "eval"]
     assert [line["exact_accuracy"] for line in evals] == [0.1, 0.5, 0.3, 0.4, 0.2]
     assert evals[0]["empty"] is None
+
+
+def with_validation(folder: Path) -> None:
+    """As the command line trains."""
+    settings = recipe(train={"eval_every": 5, "eval_segments": 2, "keep_best": 1, "micro_batch": 4})
+    train(settings, folder, puzzles=small_puzzles(), on_eval=validation_scores, progress=False)
+
+
+def in_halves(folder: Path) -> None:
+    """The same with a batch of evaluation to a chunk, so that there is work for two."""
+    stream.CHUNK = 1
+    with_validation(folder)
+
+
+def test_processes_validate_together(tmp_path: Path) -> None:
+    """`evaluate` waits for all processes, so none may be left out of it."""
+    together(2, in_halves, tmp_path / "two")
+    with_validation(tmp_path / "one")
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    evaluations = [[line for line in run["lines"] if line["kind"] == "eval"] for run in (one, two)]
+    assert [line["step"] for line in evaluations[0]] == [5, 10]
+    assert evaluations[0] == evaluations[1]
+    tensors = {name for name in one if name.endswith(".safetensors")}
+    assert {"best/model.safetensors", "last/model.safetensors"} < tensors
+    assert all(one[name] == two[name] for name in tensors)
 
 
 # -- from a recipe
@@ -245,3 +274,26 @@ def test_it_learns_to_solve_4x4(tmp_path: Path) -> None:
     losses = [line["cell_loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
     assert exact[-1] > 0.5
+
+
+@pytest.mark.parametrize("rows", [97, 81])
+def test_weights_by_columns_are_the_same_weights(rows: int) -> None:
+    """What a GPU gets for the token mixer: aligned in memory, equal in value, product and gradient."""
+    torch.manual_seed(0)
+    mixers = [SwiGLU(rows, 4.0, over_tokens=True) for _ in range(2)]
+    mixers[1].load_state_dict(mixers[0].state_dict())
+    plain, aligned = mixers[0].gate_up_proj, mixers[1].gate_up_proj
+    aligned.cast = lambda dtype: by_columns(aligned.weight, dtype)  # type: ignore[method-assign]
+    cast = aligned.cast(torch.bfloat16)
+    assert cast.equal(plain.cast(torch.bfloat16))
+    assert cast.stride() == (1, 2 * swiglu_width(rows, 4.0))  # every column begins at a multiple of 16 bytes
+    for dtype, off in ((torch.float64, 1e-12), (torch.bfloat16, 2e-2)):
+        x = torch.randn(rows, 2, 16).to(dtype)
+        out = [mixer(x) for mixer in mixers]
+        torch.testing.assert_close(out[0], out[1], rtol=off, atol=off)
+        grads = [
+            torch.autograd.grad(o.square().sum(), m.gate_up_proj.weight)[0]
+            for o, m in zip(out, mixers, strict=True)
+        ]
+        assert grads[0].dtype == grads[1].dtype == torch.float32
+        torch.testing.assert_close(grads[0], grads[1], rtol=max(off, 1e-6), atol=max(off, 1e-6))

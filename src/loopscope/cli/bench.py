@@ -29,7 +29,8 @@ def train(
 ) -> None:
     """Time the training step, and the square matrix products of the same device between the steps.
 
-    Without data.path the boards are random; a step takes as long on them.
+    Without data.path the boards are random; a step takes as long on them. On a shared machine wall time
+    swings: the steps took turns with other work where the processor time is well below it.
 
     \b
     loopscope bench train sudoku-trm-mlp
@@ -122,12 +123,14 @@ def print_speed(found: dict[str, Any], name: str, unit: str, more: list[list[str
     if found.get("random_boards"):
         options.say("random boards, because the recipe names no puzzles")
     milliseconds = (1e3 * found[key] for key in ("seconds", "seconds_low", "seconds_high"))
-    spent = "{:.4g} ms (quartiles {:.4g} to {:.4g}, n = {})".format(*milliseconds, found["rounds"])
-    side = found["peak_side"]
+    spent = "{:.4g} ms, median of {} (quartiles {:.4g} to {:.4g}), wall time"
+    middle, low, high = milliseconds
+    side, busy = found["peak_side"], found["processor_seconds"]
     rows = [
         ["batch size", str(found["batch_size"])],
         *more,
-        [unit, spent],
+        [unit, spent.format(middle, found["rounds"], low, high)],
+        ["processor time", f"{1e3 * busy:.4g} ms, median over all threads of this process"],
         ["work", f"{found['flops'] / 1e9:,.4g} GFLOP per {unit}"],
         ["rate", f"{found['rate'] / 1e9:,.4g} GFLOP/s"],
         ["matrix products", f"{found['peak'] / 1e9:,.4g} GFLOP/s ({side} x {side})"],

@@ -14,6 +14,8 @@ import typer
 from loopscope.cli import app, options
 from loopscope.errors import UserError
 
+PAPERS_PUZZLES = 1000  # of the published Sudoku and Maze runs
+
 
 @app.command()
 def train(
@@ -143,14 +145,19 @@ def print_plan(name: str, overrides: list[str], probe: bool) -> None:
     from loopscope.config import load_recipe
     from loopscope.training import bench
     from loopscope.training.run import plan
-    from loopscope.training.setup import training_puzzles
 
     recipe = load_recipe(name, overrides)
-    puzzles = training_puzzles(recipe.data)
+    puzzles, made_up = bench.boards_of(recipe, PAPERS_PUZZLES + recipe.data.validation)
     cost = plan(recipe, puzzles)
     typer.echo(yaml.safe_dump(cost.pop("settings"), sort_keys=False))
     rows = [[key, size(value) if "bytes" in key else options.number(value)] for key, value in cost.items()]
     options.table("", ["", ""], rows)
+    if made_up:
+        options.say(
+            f"\nThe recipe names no puzzles: counted for {PAPERS_PUZZLES:,} random boards of the papers' "
+            "size. data.path=DIR counts for yours."
+        )
+        recipe = bench.without_symmetries(recipe)
     if not probe or "RANK" in os.environ:  # under torchrun a step would need all processes
         return
     options.say("\ntiming a few steps ...")

@@ -175,6 +175,9 @@ class TrainSettings(Settings):
     """Share of the average that a step keeps."""
     start_noise: Amount = 0.0
     """Standard deviation of Gaussian noise on a slot's start."""
+    start_noise_least: Share = 0.0
+    """Above 0 every start draws its own standard deviation, log-uniform from this share of `start_noise` to
+    all of it: 0.01 spreads it over two decades."""
     start_noise_share: Share = 1.0
     """Chance that a start gets that noise; the others are clean."""
     start_noise_schedule: Literal["constant", "fall", "rise"] = "constant"
@@ -185,6 +188,8 @@ class TrainSettings(Settings):
     """Standard deviation of a Gaussian kick to the latent that a slot carries on from segment to segment."""
     carry_noise_prob: Share = 0.1
     """Chance of that kick, per slot and segment."""
+    carry_noise_from: Count = 1
+    """Segments a slot must have spent on its puzzle before it is kicked; 8 kicks late orbits alone."""
     noise_on: Literal["both", "H", "L"] = "both"
     """Which parts of the latent start_noise and carry_noise move."""
     flossing_weight: Amount = 0.0
@@ -212,6 +217,8 @@ class TrainSettings(Settings):
     """Steps between checkpoints."""
     keep_last: Count = 2
     """Checkpoints kept, newest first."""
+    keep_best: Whole = 0
+    """Checkpoints kept besides because their validation was best; above 0 saves one at every evaluation."""
     max_minutes: Annotated[Number, Field(gt=0)] | None = None
     """Stop cleanly after this many minutes of this sitting, with a checkpoint; None never."""
     compile: bool = False
@@ -317,6 +324,11 @@ class Recipe(Settings):
             raise ValueError(
                 "train.freeze_weights=true, but model.puzzle_emb_ndim=0: nothing is left to learn. "
                 "Set train.freeze_weights=false"
+            )
+        if self.train.keep_best and not self.data.validation:
+            raise ValueError(
+                f"train.keep_best={self.train.keep_best}, but data.validation=0: nothing tells "
+                "which is best. Set data.validation above 0"
             )
         if self.train.start_noise and self.model.random_init:
             raise ValueError(

@@ -260,7 +260,7 @@ class RecursiveModel(nn.Module):
             if isinstance(m, Linear) and m.kept is None and m.weight.dtype != self.dtype
         ]
         for linear in cast:
-            linear.kept = linear.weight.to(self.dtype)
+            linear.kept = linear.cast(self.dtype)
         try:
             yield
         finally:

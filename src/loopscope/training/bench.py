@@ -1,7 +1,8 @@
 """How fast a training step is, beside what the same device does in plain matrix products.
 
 Product and step are timed in turn, so that both meet the same disturbances of a shared machine: the
-fraction between them is worth more than either number.
+fraction between them is worth more than either number. The processor time of this process is taken,
+too: on a CPU it tells of other work that shares the cores, which wall time alone does not.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ def bench_train(
         warmup: steps before them, among them the compilation.
         device: "auto", "cpu" or "cuda".
     Returns:
-        Plain values: `seconds` per step (median), `seconds_low` and `seconds_high` (quartiles), `flops`
-        of a step as `training_flops` counts them, `rate` (FLOP/s of the median step), `peak` (FLOP/s of
-        the best square product, median over the rounds), `fraction` (rate / peak), and what was timed;
-        and the warm trainer, for `profile_step`.
+        Plain values: `seconds` of wall time per step (median), `seconds_low` and `seconds_high`
+        (quartiles), `flops` of a step as `training_flops` counts them, `rate` (FLOP/s of the median
+        step), `peak` (FLOP/s of the best square product, median over the rounds), `fraction` (rate /
+        peak), `processor_seconds` (median over the steps of the time that all threads of this process
+        were on a core; of little meaning beside a GPU), and what was timed; and the warm trainer, for
+        `profile_step`.
     """
     trainer, made_up = bench_trainer(recipe, pick_device(device))
     model, t = trainer.model, trainer.settings
@@ -67,14 +70,17 @@ def in_turn(
         The numbers of `bench_train` that have to do with time, and where they were measured.
     """
     side = best_side(dtype, device)
-    times, rates = [], []
+    times, rates, busy = [], [], []
     for _ in range(rounds):
         rates.append(product_rate(side, dtype, device))
+        began = time.process_time()
         times.append(seconds_of(act, device))
+        busy.append(time.process_time() - began)
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     peak = float(np.median(rates))
     found = {"seconds": middle, "seconds_low": low, "seconds_high": high, "flops": flops}
     found |= {"rate": flops / middle, "peak": peak, "fraction": flops / middle / peak, "peak_side": side}
+    found["processor_seconds"] = float(np.median(busy))
     where = {"threads": torch.get_num_threads(), "device": device_name(device)}
     return {**found, "rounds": rounds, "dtype": str(dtype).removeprefix("torch."), **where}
 
@@ -82,30 +88,34 @@ def in_turn(
 def bench_trainer(recipe: Recipe, device: torch.device) -> tuple[Trainer, bool]:
     """A trainer that writes nothing while only `train_step` is called, and whether its boards are made up."""
     puzzles, made_up = boards_of(recipe)
-    changes = {"augmentations": recipe.data.augmentations and not made_up, "order": "passes"}
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
-    return _trainer(recipe, puzzles, device), made_up
+    return _trainer(without_symmetries(recipe) if made_up else recipe, puzzles, device), made_up
+
+
+def without_symmetries(recipe: Recipe) -> Recipe:
+    """The recipe as random boards can bear it: what they show has no symmetry that keeps its answer."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"augmentations": False})})
 
 
 def _trainer(recipe: Recipe, puzzles: PuzzleSet, device: torch.device) -> Trainer:
     endless = recipe.train.model_copy(update={"steps": 10**6, "epochs": None})
-    recipe = resolve(recipe.model_copy(update={"train": endless}), puzzles)
+    in_passes = recipe.data.model_copy(update={"order": "passes"})  # the official order may not fill a batch
+    recipe = resolve(recipe.model_copy(update={"train": endless, "data": in_passes}), puzzles)
     return make_trainer(recipe, puzzles, Path("unused"), None, device)
 
 
-def boards_of(recipe: Recipe) -> tuple[PuzzleSet, bool]:
-    """The puzzles of a recipe, else random boards, and whether they are made up."""
+def boards_of(recipe: Recipe, count: int = 1024) -> tuple[PuzzleSet, bool]:
+    """The puzzles of a recipe, else `count` random boards, and whether they are made up."""
     named = recipe.data.path or recipe.data.generate
     made_up = not named and recipe.data.task in CELLS
-    return random_boards(recipe.data.task) if made_up else training_puzzles(recipe.data), made_up
+    return random_boards(recipe.data.task, count) if made_up else training_puzzles(recipe.data), made_up
 
 
-def random_boards(task: str) -> PuzzleSet:
+def random_boards(task: str, count: int = 1024) -> PuzzleSet:
     """Boards of random tokens in the papers' size: a step takes as long on them as on puzzles."""
     kind = TASKS[task](CELLS[task])
     rng = np.random.default_rng(0)
-    inputs = rng.integers(1, kind.vocab_size, (1024, kind.seq_len), np.uint8)
-    return PuzzleSet(kind, inputs, inputs.copy(), np.zeros(1024, np.int32), name=f"random {kind.name}")
+    inputs = rng.integers(1, kind.vocab_size, (count, kind.seq_len), np.uint8)
+    return PuzzleSet(kind, inputs, inputs.copy(), np.zeros(count, np.int32), name=f"random {kind.name}")
 
 
 def probe(recipe: Recipe, puzzles: PuzzleSet, *, device: str = "auto", rounds: int = 3) -> dict[str, float]:
@@ -128,7 +138,8 @@ def probe(recipe: Recipe, puzzles: PuzzleSet, *, device: str = "auto", rounds: i
     rows = t.micro_batch or t.batch_size
     if target.type == "cpu":
         rows = min(rows, max(1, int(1e12 / flops)))
-    small = t.model_copy(update={"batch_size": rows, "micro_batch": 0})
+    flossed = max(1, t.flossing_slots * rows // t.batch_size)
+    small = t.model_copy(update={"batch_size": rows, "micro_batch": 0, "flossing_slots": flossed})
     trainer = _trainer(recipe.model_copy(update={"train": small}), puzzles, target)
     for _ in range(2):
         trainer.train_step()

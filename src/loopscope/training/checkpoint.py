@@ -75,8 +75,27 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("step_*"), default=None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what a killed process left half-written."""
-    assert keep > 0
-    for old in [*sorted(folder.glob("step_*"))[:-keep], *folder.glob(".step_*.part")]:
+def prune(folder: Path, keep_last: int, keep_best: int = 0) -> None:
+    """Remove all checkpoints but the newest and the best, and what a killed process left half-written.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        keep_last: how many of the newest stay.
+        keep_best: how many of those stay besides that were saved at an evaluation, by the `score` in
+            their `state.json`; of equals the later.
+    """
+    assert keep_last > 0
+    paths = sorted(folder.glob("step_*"))
+    scored = [(score, path) for path in paths if keep_best and (score := _score(path)) is not None]
+    kept = {*paths[-keep_last:], *(path for _, path in sorted(scored)[-keep_best:])}
+    for old in [*(path for path in paths if path not in kept), *folder.glob(".step_*.part")]:
         shutil.rmtree(old)
+
+
+def _score(path: Path) -> float | None:
+    """Validation score at a checkpoint; None where there was no evaluation at its step."""
+    try:
+        score = json.loads((path / "state.json").read_text()).get("score")
+    except (OSError, ValueError):  # damaged: `load` says so to whoever wants to go on from it
+        return None
+    return score

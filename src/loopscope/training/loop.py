@@ -59,16 +59,17 @@ class Segment(NamedTuple):
 class Trainer:
     """One run: a model, its stream of puzzles, and a folder.
 
-    Of several processes each has a trainer with its share of the slots and the same weights; the first
-    evaluates and writes.
+    Of several processes each has a trainer with its share of the slots and the same weights; all evaluate,
+    the first writes.
 
     Args:
         recipe: resolved settings.
         model: the model, on its device, updated in place.
         stream: training batches, of them this process's share.
         folder: run folder; gets config.yaml, metrics.jsonl, checkpoints/, best/ and last/.
-        on_eval: called with the averaged weights every `eval_every` steps; returns metrics, of
-            which `exact_accuracy` chooses `best/`. None evaluates nothing.
+        on_eval: called with the averaged weights every `eval_every` steps, by every process, so that they
+            may share the work; returns metrics, of which `exact_accuracy` chooses `best/`; those of the
+            first process count. None evaluates nothing.
     Attributes:
         segment_loss: `loss.segment_loss`, or its compiled form.
         share: the slots of the batch that belong to this process.
@@ -76,6 +77,7 @@ class Trainer:
         step: optimiser steps done.
         total_steps: where the run ends.
         minutes: time spent, earlier sittings included.
+        score: exact accuracy of the evaluation at this step; None where there was none.
         sums: what the next line of metrics averages, gathered since the last one in this process.
     """
 
@@ -107,6 +109,7 @@ class Trainer:
         self.step, self.best, self.minutes = 0, -math.inf, 0.0
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=model.device)
         self.steps_summed = 0
+        self.score: float | None = None
         self.saved_step = -1
         self.view: View = Nothing()
         self.watchers: list[Sink | View] = []
@@ -164,11 +167,13 @@ class Trainer:
 
     def _after_step(self) -> None:
         t, last = self.settings, self.step == self.total_steps
+        self.score = None
         if self.step % t.log_every == 0 or last:
             self._log()
         if self.on_eval is not None and (self.step % t.eval_every == 0 or last):
             self._evaluate(self.on_eval)
-        if self.step % t.checkpoint_every == 0 or last:
+        wanted = t.keep_best and self.score is not None
+        if self.step % t.checkpoint_every == 0 or last or wanted:
             self.save()
 
     # -- one step
@@ -278,17 +283,19 @@ class Trainer:
 
     def _evaluate(self, on_eval: OnEval) -> None:
         self._checked_sums()
+        with distributed.agreeing(), self.averaged(), torch.no_grad():
+            scores = dict(on_eval(self.model))
 
-        def score_averages() -> None:
-            with self.averaged(), torch.no_grad():
-                scores = dict(on_eval(self.model))
-                self._write_line({"kind": "eval", **scores})
-                if scores.get("exact_accuracy", -math.inf) > self.best:
-                    self.best = scores["exact_accuracy"]
-                    with saving.writing(self.folder):
-                        saving.write_model(self, "best", scores)
+        def write() -> tuple[float | None, float]:
+            self._write_line({"kind": "eval", **scores})
+            exact = scores.get("exact_accuracy")
+            if exact is None or not exact > self.best:
+                return exact, self.best
+            with saving.writing(self.folder), self.averaged():
+                saving.write_model(self, "best", scores)
+            return exact, exact
 
-        distributed.on_main(score_averages)
+        self.score, self.best = distributed.on_main(write)
 
     def _write_line(self, values: Mapping[str, Any]) -> None:
         line = {"step": self.step, "minutes": round(self.minutes, 3), **values}

@@ -1,7 +1,9 @@
 """Noise on the latents of the slots: perturbed starts, and kicks to what a slot carries on.
 
 Trajectory augmentation leaves the puzzle and its answer as they are and moves the start, z0 + eps, so
-that the model learns to solve from a neighbourhood of it. A share of clean starts can stay among them.
+that the model learns to solve from a neighbourhood of it. A share of clean starts can stay among them: the
+loss is then in the mean that of clean and perturbed copies of every puzzle, without running the copies.
+Kicks to what is carried on reach orbits that are under way, with `carry_noise_from` only late ones.
 """
 
 from __future__ import annotations
@@ -69,5 +71,8 @@ def _sigmas(carry: Carry, keys: Tensor, settings: TrainSettings, step: int) -> F
     """Standard deviation of the noise of every slot, zero where it gets none."""
     draw = uniform(keys, (CHOICE,))
     start = (draw < settings.start_noise_share) * start_sigma(settings, step)
-    kick = (draw < settings.carry_noise_prob) * settings.carry_noise
+    if settings.start_noise_least:
+        start = start * settings.start_noise_least ** uniform(keys, (CHOICE, 0))
+    late = carry.steps >= settings.carry_noise_from
+    kick = (late & (draw < settings.carry_noise_prob)) * settings.carry_noise
     return torch.where(carry.steps == 0, start, kick)

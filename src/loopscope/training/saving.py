@@ -64,6 +64,7 @@ def save(run: Trainer) -> None:
         facts = {
             "total_steps": run.total_steps,
             "best": run.best,
+            "score": run.score,
             "minutes": run.minutes,
             "sums": sums.tolist(),
             "steps_summed": run.steps_summed,
@@ -73,7 +74,7 @@ def save(run: Trainer) -> None:
             with run.averaged():
                 write_model(run, "last", {})
             checkpoint.save(run.folder / "checkpoints", run.step, parts, facts)
-            checkpoint.prune(run.folder / "checkpoints", run.settings.keep_last)
+            checkpoint.prune(run.folder / "checkpoints", run.settings.keep_last, run.settings.keep_best)
 
     distributed.on_main(write)
 
@@ -163,11 +164,17 @@ def _read_sums(run: Trainer, facts: Mapping[str, Any]) -> None:
     """Each process takes up its own sums; with another number of processes the first takes them all."""
     saved = torch.tensor(facts.get("sums", [0.0] * len(run.sums)), dtype=torch.float64)
     saved = saved.view(-1, len(run.sums))
-    if len(saved) == distributed.num_processes():
-        run.sums.copy_(saved[distributed.rank()])
-    else:
-        run.sums.copy_(saved.sum(0) * distributed.is_main())
     run.steps_summed = facts.get("steps_summed", 0)
+    if len(saved) == (now := distributed.num_processes()):
+        run.sums.copy_(saved[distributed.rank()])
+        return
+    run.sums.copy_(saved.sum(0) * distributed.is_main())
+    if "sums" in facts:
+        log.warning(
+            "%s: saved by %d processes, resumed by %d: the slots are shared out anew, none is reset; only "
+            "the order of sums differs from here on, by rounding",
+            run.folder, len(saved), now,
+        )  # fmt: skip
 
 
 def _tidy(folder: Path, step: int) -> None:
