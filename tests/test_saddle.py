@@ -163,7 +163,16 @@ def test_edge_on_a_sphere() -> None:
     first, second = (2 * v / v.norm(dim=-1, keepdim=True) for v in (first, second))
     north = lambda z, ctx: (z[:, 0, 2] > 0).long()  # noqa: E731
     found = edge_track(
-        Polar(), first, first, second, north, horizon=40, segments=12, close=1e-9, part=1e-6, sphere=True
+        Polar(),
+        first[:, 0],
+        first,
+        second,
+        north,
+        horizon=40,
+        segments=12,
+        close=1e-9,
+        part=1e-6,
+        sphere=True,
     )
     assert max(abs(float(z[0, 0, 2])) for z in found.path) < 1e-5
     assert all(float(z.norm()) == pytest.approx(2, abs=1e-12) for z in found.path)
@@ -233,6 +242,9 @@ def test_sensitivity_without_batching_and_without_doubt() -> None:
     nothing = final_state_sensitivity(Cubic(), column([0.5] * 9), sign, sizes=[1e-9, 1e-8], segments=5)
     assert math.isnan(nothing.alpha.value)
     assert "pairs differed at 0 of 2 sizes" in nothing.reason
+    everything = uncertainty_exponent(np.ones((3, 2, 2), bool), [1e-3, 1e-1])
+    assert math.isnan(everything.alpha.value)
+    assert "levelled off" in everything.reason
     with pytest.raises(UserError, match="all starts would be equal"):
         final_state_sensitivity(Cubic(), starts, sign, sizes=[0.1, 0.2], segments=5, starts=2)
 

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from loopscope.dynamics.system import exact_arithmetic, own_memory
+from loopscope.dynamics.tangents import check_state
 from loopscope.errors import UserError
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean
 from loopscope.latent import distance, leaves, norm, tree_map, where
@@ -62,7 +63,7 @@ class EdgeTrack:
 @torch.no_grad()
 def edge_track(
     system: Any,
-    ctx: Any,
+    batch: Any,
     first: Any,
     second: Any,
     outcome: Outcome,
@@ -77,10 +78,11 @@ def edge_track(
 
     Args:
         system: keeps the `RecursiveSystem` protocol.
-        ctx: its context, B rows.
+        batch: B puzzles, handed to `encode`.
         first, second: states with different outcomes; rows whose outcomes agree are not tracked.
-        outcome: what a state is after `horizon` segments, an integer per row (solved or not, or a number
-            for the decoded answer). Everything that is not the outcome of `first` counts as the other side.
+        outcome: what a state is after `horizon` segments, an integer per row, from the latent and the
+            context; `judged` offers solved or not, and a number for the decoded answer. Everything that
+            is not the outcome of `first` counts as the other side.
         horizon: segments after which the outcome is read.
         segments: length of the tracked orbit, T.
         close: gap, relative to the norm of the state, at which bisection stops.
@@ -89,11 +91,15 @@ def edge_track(
     Returns:
         Where the border leads and how fast it is left. A gap that bisection cannot close (rounding) stays
         as it is and is reported.
+    Raises:
+        UserError: `close` and `part` leave no range, or the states have too few digits.
     """
+    check_state(first)
     if not 0 < close < part:
         raise UserError(f"close={close}, part={part}: expected 0 < close < part. Widen the range.")
     middle = geodesic_middle if sphere else straight_middle
     with exact_arithmetic(leaves(first)[0].device):
+        ctx = system.encode(batch)
         a, b = own_memory(first), own_memory(second)
         ends = torch.stack([_end(system, ctx, z, outcome, horizon) for z in (a, b)], dim=1)
         tracked = ends[:, 0] != ends[:, 1]

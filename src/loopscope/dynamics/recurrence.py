@@ -13,11 +13,31 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from loopscope.dynamics.system import exact_arithmetic
+from loopscope.dynamics.system import exact_arithmetic, own_memory
 from loopscope.errors import UserError
 from loopscope.latent import flatten, leaves
 
 LEAST = 1000  # length of a series that the 0-1 test asks for
+
+
+def state_after(system: Any, batch: Any = None, segments: int = 0, *, z0: Any = None) -> Any:
+    """The latent after some segments: where fixed points are looked for, or another measurement starts.
+
+    Args:
+        system: anything that keeps the `RecursiveSystem` protocol.
+        batch: handed to `system.encode`.
+        segments: how many; 0 for the start.
+        z0: start; default `system.initial_state`.
+    """
+    if segments < 0:
+        raise UserError(f"segments={segments}: expected 0 or more.")
+    with torch.no_grad():
+        ctx = system.encode(batch)
+        z = own_memory(system.initial_state(ctx) if z0 is None else z0)
+        with exact_arithmetic(leaves(z)[0].device):
+            for _ in range(segments):
+                z = system.segment(z, ctx)
+    return z
 
 
 def late_states(

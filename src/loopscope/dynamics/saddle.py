@@ -5,7 +5,7 @@ their lives, when they have come close to the saddle and have not begun to leave
 one orbit of any length that stays near the saddle, pushed by a small kick whenever it is about to escape;
 it needs no crowd, but its kicks do not respect the natural measure, so quote its exponents as its own.
 
-Both ask only for a map and a predicate `alive(z, ctx)`, (B,) bool.
+Both ask only for a map and a predicate `alive(z, ctx)`, (B,) bool; `judged` makes one of a network.
 
 Source: Lai and Tel, Transient Chaos (2011), ch. 1 and app. A; Kantz and Grassberger, Physica D 17 (1985)
 75; Sweet, Nusse and Yorke, Phys. Rev. Lett. 86 (2001) 2261.
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from loopscope.dynamics.escape import EscapeRate
 from loopscope.dynamics.system import exact_arithmetic, own_memory
-from loopscope.dynamics.tangents import advance, orthonormal_start
+from loopscope.dynamics.tangents import advance, check_state, orthonormal_start, segment_functions
 from loopscope.errors import UserError
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean
 from loopscope.latent import batch_size, concat, flatten, leaves, norm, repeat, rows, unflatten
@@ -116,7 +116,8 @@ def sprinkler(
     Args:
         system: keeps the `RecursiveSystem` protocol.
         batch: handed to `encode`.
-        alive: whether an orbit has not escaped, from its latent and its context.
+        alive: whether an orbit has not escaped, from its latent and its context, such as
+            `judged(model).unsolved`. Dead rows are dropped: it must not hold a table of the whole set.
         segments: how long an orbit must live, T; about three times the mean life.
         middle: keep segments middle[0] + 1 to middle[1]; default the middle third.
         exponents: tangents to carry along.
@@ -156,7 +157,7 @@ def sprinkler(
 
 def stagger_and_step(
     system: Any,
-    ctx: Any,
+    batch: Any,
     z: Any,
     alive: Alive,
     *,
@@ -175,7 +176,7 @@ def stagger_and_step(
 
     Args:
         system: keeps the `RecursiveSystem` protocol.
-        ctx: context of one puzzle (B = 1).
+        batch: one puzzle (B = 1), handed to `encode`.
         z: a state of it, better alive.
         alive: whether a state has not escaped.
         length: segments to make.
@@ -188,8 +189,10 @@ def stagger_and_step(
     """
     if batch_size(z) != 1:
         raise UserError(f"{batch_size(z)} rows: stagger-and-step follows one. Pass rows(z, slice(i, i + 1)).")
+    check_state(z)
     random = torch.Generator().manual_seed(seed)
-    z = own_memory(z)
+    with torch.no_grad():
+        ctx, z = system.encode(batch), own_memory(z)
     tangents = orthonormal_start(z, exponents, seed=seed) if exponents else None
     states: list[Any] = []
     growth: list[Tensor] = []
@@ -251,7 +254,7 @@ def saddle_numbers(
 def _step(system: Any, z: Any, ctx: Any, tangents: Tensor | None) -> tuple[Any, Tensor | None, Tensor]:
     """One segment, with its growth (B, k)."""
     if tangents is not None:
-        return advance([lambda state: system.segment(state, ctx)], z, tangents)
+        return advance(segment_functions(system, ctx, "segment"), z, tangents)
     with exact_arithmetic(leaves(z)[0].device):
         return system.segment(z, ctx), None, torch.zeros(batch_size(z), 0, dtype=torch.float64)
 

@@ -71,7 +71,8 @@ def final_state_sensitivity(
     Args:
         system: keeps the `RecursiveSystem` protocol.
         batch: B puzzles, handed to `encode`.
-        outcome: what a state has become, an integer per row, from the latent and the context.
+        outcome: what a state has become, an integer per row, from the latent and the context, such as
+            `judged(model).answer`. It sees `batch_size` puzzles at a time.
         sizes: eps, at least 2; leave out those at which f has levelled off, they are no power law.
         segments: after which the outcome is read.
         starts: starts per puzzle.
@@ -121,8 +122,12 @@ def uncertainty_exponent(
     fraction = [wilson(int(k), B * R) for k in different.sum(axis=(0, 1))]
     units = different.sum(axis=1) if B > 1 else different[0].astype(int)
     total = units.sum(axis=0)
+    reason = ""
     if (total > 0).sum() < 2:
         reason = f"pairs differed at {(total > 0).sum()} of {J} sizes, an exponent needs 2"
+    elif total.min() == B * R:
+        reason = "every pair differed at every size: the share has levelled off. Take smaller sizes"
+    if reason:
         return Sensitivity(eps.tolist(), fraction, Estimate(math.nan, math.nan, math.nan, len(units)), reason)
     sums = [units[index].sum(axis=1) for index in resampled_rows(len(units), resamples, seed)]
     drawn = np.concatenate(sums)
