@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from loopscope.dynamics.escape import escape_rate, survival
+from loopscope.dynamics.escape_compare import compare_escape
 from loopscope.errors import UserError
 
 
@@ -68,6 +70,16 @@ def test_nothing_and_everything_escapes() -> None:
     every = escape_rate(np.ones(10, dtype=int), start=0, stop=4)
     assert every.value == math.inf
     assert math.isfinite(every.low)
+
+
+def test_few_events_leave_the_ratio_of_two_models_open() -> None:
+    """Many bootstrap samples then have no event on either side, so that any ratio could be."""
+    first, second = (np.array([at, *[-1] * 9]) for at in (2, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare_escape(first, second, start=0, stop=8, applications=(1, 1))
+    assert (found.per_segment.low, found.per_segment.high) == (0, math.inf)
+    assert math.isfinite(found.per_segment.value)
 
 
 def test_per_application() -> None:

@@ -317,9 +317,9 @@ def test_spread_over_tangent_seeds() -> None:
     table = lyapunov_spectrum(Coupled(), ctx, segments=4, exponents=2, transient=1, tangent_seeds=3, seed=7)
     for s in range(3):
         alone = lyapunov_spectrum(Coupled(), ctx, segments=4, exponents=2, seed=7 + s)
-        np.testing.assert_allclose(table.growth_by_seed[s], alone.growth, atol=1e-10)
-    np.testing.assert_allclose(table.growth, table.growth_by_seed[0])
-    expected = table.growth_by_seed[..., 1:, :].mean("segment").std("tangent_seed", ddof=1)
+        np.testing.assert_allclose(table.growth_by_seed[:, :, s], alone.growth, atol=1e-10)
+    np.testing.assert_allclose(table.growth, table.growth_by_seed[:, :, 0])
+    expected = table.growth_by_seed[:, 1:].mean("segment").std("tangent_seed", ddof=1)
     np.testing.assert_allclose(table.ftle_spread, expected, atol=1e-12)
     np.testing.assert_allclose(table.ftle_whole, table.growth.mean("segment"))
 

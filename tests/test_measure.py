@@ -1,10 +1,9 @@
-"""Measuring: analytic orbits, one trajectory for everything, files that resume, memory of one block."""
+"""Measuring: analytic orbits, one trajectory for everything, files that resume."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,11 @@ import xarray as xr
 from loopscope.dynamics import measure as measuring
 from loopscope.dynamics.lyapunov import lyapunov_spectrum
 from loopscope.dynamics.measure import measure, open_measurement
-from loopscope.dynamics.measurement_file import FORMAT, OtherMeasurement, stream
+from loopscope.dynamics.measurement_file import OtherMeasurement
 from loopscope.errors import UserError
 from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
-from loopscope.evaluation.subject import blocks
 from loopscope.latent import flatten
 from loopscope.tasks import PuzzleSet
 from tiny import Approach, tiny_model, tiny_puzzles
@@ -332,6 +330,8 @@ def test_another_measurement_is_refused(tmp_path):
         measure(tiny_model("trm-singlez"), puzzles, segments=2, out=out)
     with pytest.raises(OtherMeasurement, match="of other puzzles"):
         measure(model, puzzles[1:], segments=2, out=out)
+    with pytest.raises(OtherMeasurement, match="dtype is the default there, bfloat16 here"):
+        measure(model, puzzles, segments=2, dtype="bfloat16", out=out)
     assert open_measurement(out).sizes["puzzle"] == 4
 
 
@@ -353,30 +353,6 @@ def test_what_is_no_measurement_is_refused(tmp_path, kind):
         assert path.exists()
 
 
-def test_memory_is_that_of_one_block(tmp_path):
-    """A million puzzles of 128 segments are a gigabyte; a block of 4096 is 4 MB."""
-    n, size, attrs = 1_000_000, 4096, {"format": FORMAT, "plan": "{}", "model_hash": "m", "data_hash": "d"}
-
-    def measure_block(block):
-        if block.start == 2 * size:
-            raise KeyboardInterrupt
-        index = np.arange(block.start, block.stop)
-        return xr.Dataset(
-            {"x": (("puzzle", "segment"), np.ones((size, 128)) * index[:, None])}, {"puzzle": index}
-        )
-
-    tracemalloc.start()
-    with pytest.raises(KeyboardInterrupt):
-        stream(tmp_path / "r.zarr", blocks(n, size), measure_block, attrs)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100e6
-    runs = open_measurement(tmp_path / "r.zarr")
-    np.testing.assert_array_equal(runs.x[:, 0], np.arange(2 * size))
-    np.testing.assert_array_equal(runs.puzzle, np.arange(2 * size))
-    assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) < 10e6
-
-
 # -- mistakes
 
 
@@ -392,6 +368,9 @@ def test_memory_is_that_of_one_block(tmp_path):
         ({"sigmas": [1.0], "restarts": 0}, "restarts=0"),
         ({"sigmas": [1.0], "restart_segments": 0}, "restart_segments=0"),
         ({"reorth": "never"}, "reorth=never"),
+        ({"exponents": 1, "tangent_seeds": 0}, "tangent_seeds=0"),
+        ({"dtype": "float16"}, "dtype=float16"),
+        ({"exponents": 1, "tangent_dtype": "bfloat16"}, "tangent_dtype=bfloat16"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),
     ],

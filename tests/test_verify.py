@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from loopscope.config import ModelSettings
-from loopscope.dynamics import covariant, exponents, local_growth, tangents, toys
+from loopscope.dynamics import covariant, edge, exponents, local_growth, tangents, toys
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.known import escape as known_escape
 from loopscope.dynamics.known import exponents as known
 from loopscope.dynamics.known import networks
 from loopscope.dynamics.system import Check, RecursiveSystem, check_system, compare, require
-from loopscope.dynamics.verify import verify_model
+from loopscope.dynamics.verify import _digits, verify_model
 from loopscope.errors import UserError
 from loopscope.latent import flatten
 from loopscope.models import build_model
@@ -160,8 +160,8 @@ def test_two_orbits_that_are_not_pulled_back_are_caught(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("change", "caught"),
     [
-        ("norm_of_sum", "tiny TRM, mixer: tangents - Jacobian"),
-        ("attention", "tiny TRM, attention: tangents - Jacobian"),
+        ("norm_of_sum", "TRM, mixer: tangents - Jacobian"),
+        ("attention", "TRM, attention: tangents - Jacobian"),
     ],
 )
 def test_a_wrong_derivative_by_hand_is_caught(
@@ -185,6 +185,12 @@ def test_a_norm_that_keeps_what_is_along_the_token_is_caught(monkeypatch: pytest
 
     monkeypatch.setattr(by_hand, "norm_of_sum", flat)
     assert failed(networks.post_norm())
+
+
+def test_an_edge_that_is_not_bisected_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not failed(known_escape.border())
+    monkeypatch.setattr(edge, "_close", lambda a, b, *how: (a, b))
+    assert "edge of 2x - x^3, distance" in failed(known_escape.border())
 
 
 def test_nan_never_passes() -> None:
@@ -262,6 +268,24 @@ class InPlace(MyAdapter):
         return image
 
 
+class Autocast(MyAdapter):
+    def segment(self, z: State, ctx: Tensor) -> State:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return State(*(t.to(ctx.dtype) for t in super().segment(z, ctx)))
+
+
+class Rounded(MyAdapter):
+    def segment(self, z: State, ctx: Tensor) -> State:
+        z = super().segment(z, ctx)
+        return State(z.z_H.half().to(z.z_H.dtype), z.z_L)
+
+
+class Narrow(MyAdapter):
+    def initial_state(self, ctx: Tensor) -> State:
+        z = super().initial_state(ctx)
+        return State(z.z_H.double(), z.z_L.float())
+
+
 BATCH = torch.linspace(-1, 1, 18).reshape(3, 6)
 
 
@@ -286,6 +310,31 @@ def test_a_correct_adapter_passes() -> None:
 def test_a_flawed_adapter_is_named(adapter: type[MyAdapter], hint: str) -> None:
     with pytest.raises(UserError, match=hint):
         require(check_system(adapter(), BATCH))
+
+
+@pytest.mark.parametrize("adapter", [Autocast, Rounded])
+def test_fewer_digits_than_the_dtype_says_are_caught(adapter: type[MyAdapter]) -> None:
+    """The dtype of the latent stays float32; an autocast even spares the float64 copy."""
+    checks = {check.name: check for check in verify_model(adapter(), BATCH)}
+    orbit, pushed = (
+        f"{adapter.__name__}.segment: {what} of float32, rounding"
+        for what in ("orbit has the digits", "tangents have those")
+    )
+    assert not checks[orbit].passed
+    assert not checks[pushed].passed
+    assert "Is there an autocast or a cast inside?" in checks[orbit].hint
+    if adapter is Autocast:
+        assert failed(list(checks.values())) == [orbit, pushed]  # nothing else sees it
+
+
+def test_digits_of_a_good_map_are_far_from_the_limit() -> None:
+    for checks in (_digits(MyAdapter(), BATCH, 0), _digits(toys.Henon(), None, 0)):
+        assert all(check.obtained < check.tolerance / 10 for check in checks), checks
+
+
+def test_parts_of_different_dtypes_are_named() -> None:
+    (check,) = _digits(Narrow(), BATCH, 0)
+    assert check.hint.startswith("Narrow.segment: latent of dtype float32, float64, expected")
 
 
 def test_no_grad_inside_the_map_does_no_harm() -> None:

@@ -74,12 +74,22 @@ def compare_escape(
         return EscapeComparison(a, b, nothing, nothing, p_logrank, reason)
     seeds = (seed, seed if paired else seed + 1)
     logs = [_log_rates(at, start, stop, resamples, s) for at, s in zip((first, second), seeds, strict=True)]
-    low, high = np.quantile(logs[0] - logs[1], [0.025, 0.975], method="closest_observation")
     value = a.value / b.value
     cost = applications[1] / applications[0]
-    ratio = Estimate(value, math.exp(low), math.exp(high), n)
+    ratio = Estimate(value, *_interval(*logs), n)
     scaled = Estimate(cost * ratio.value, cost * ratio.low, cost * ratio.high, n)
     return EscapeComparison(a, b, ratio, scaled, p_logrank)
+
+
+def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Ends of the ratio; a sample without events on either side could be any, so it widens both."""
+    unknown = np.isneginf(first) & np.isneginf(second)
+    apart = np.subtract(first, second, out=np.zeros(len(first)), where=~unknown)
+    low, high = (
+        math.exp(np.quantile(np.where(unknown, end, apart), q, method="closest_observation"))
+        for q, end in ((0.025, -math.inf), (0.975, math.inf))
+    )
+    return low, high
 
 
 def _log_rates(at: np.ndarray, start: int, stop: int, resamples: int, seed: int) -> np.ndarray:

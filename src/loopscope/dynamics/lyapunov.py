@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -78,7 +78,7 @@ def lyapunov_spectrum(
     Returns:
         `growth(puzzle, segment, exponent)` in nats per segment, `ftle(puzzle, exponent)` its mean. NaN
         where the orbit left the finite numbers, -inf where a tangent vanished. With a transient
-        `ftle_whole`, over all segments. With several seeds `growth_by_seed(tangent_seed, puzzle, ...)`
+        `ftle_whole`, over all segments. With several seeds `growth_by_seed(..., tangent_seed, exponent)`
         and `ftle_spread`, the standard deviation of `ftle` over them. With `reorth="update"`
         `growth_by_update(puzzle, segment, update, exponent)`: the growth summed over the updates of
         one name in the model's schedule; they add up to `growth`. An update leaves part of the latent
@@ -88,11 +88,12 @@ def lyapunov_spectrum(
         raise UserError(f"transient={transient}: expected 0 to {segments - 1}. Run more segments.")
     if tangent_seeds < 1 or (tangents is not None and tangent_seeds > 1):
         raise UserError(f"tangent_seeds={tangent_seeds}: expected 1 or more, and 1 with given tangents.")
-    z, ctx, functions, like = _prepare(system, batch, z0, reorth, tangent_dtype)
-    if tangents is None:
-        starts = [orthonormal_start(like, exponents, seed=seed + s) for s in range(tangent_seeds)]
-        tangents = torch.cat(starts, dim=2)
-    Q, steps, records = tangents, [], []
+    with torch.no_grad():
+        ctx = system.encode(batch)
+        z = system.initial_state(ctx) if z0 is None else z0
+        functions, like = tangent_path(system, batch, ctx, z, reorth, tangent_dtype)
+    Q = tangent_starts(like, exponents, tangent_seeds, seed) if tangents is None else tangents
+    steps, records = [], []
     for _ in tqdm(range(segments), desc="segments", disable=not progress):
         z, Q, growth = advance_each(functions, z, Q, tangent_seeds)
         steps.append(growth)
@@ -111,26 +112,45 @@ def lyapunov_spectrum(
     raw = torch.stack(steps, dim=1).unflatten(3, (tangent_seeds, -1)).cpu().numpy()  # (B, T, U, S, k)
     table = growth_dataset(raw[:, :, :, 0].sum(2), transient, attrs)
     if tangent_seeds > 1:
-        table = table.assign(_over_seeds(raw.sum(2), transient))
+        table = table.assign(over_seeds(raw.sum(2), transient))
     if reorth == "update":
-        table = table.assign(_by_update(raw[:, :, :, 0], system))
+        table = table.assign(by_update(raw[:, :, :, 0], system))
     return table.assign(_recorded(records))
 
 
-def _prepare(
-    system: Any, batch: Any, z0: Any, reorth: str, tangent_dtype: str | None
-) -> tuple[Any, Any, list[Function], Any]:
-    """Start, context, functions of a segment, and a latent in the dtype of the tangents."""
-    with torch.no_grad():
-        ctx = system.encode(batch)
-        z = system.initial_state(ctx) if z0 is None else z0
-        if tangent_dtype in (None, str(leaves(z)[0].dtype).removeprefix("torch.")):
-            check_state(z)
-            return z, ctx, segment_functions(system, ctx, reorth), z
-        assert tangent_dtype is not None
-        twin = tangent_twin(system, tangent_dtype)
-        wide = twin.encode(batch)
-        return z, ctx, segment_functions(system, ctx, reorth, twin, wide), twin.initial_state(wide)
+def tangent_path(
+    system: Any, batch: Any, ctx: Any, z: Any, reorth: str, tangent_dtype: str | None = None
+) -> tuple[list[Function], Any]:
+    """How tangents travel beside an orbit, for `advance_each`.
+
+    Args:
+        system: whose orbit is followed.
+        batch: what it encoded.
+        ctx: the encoded input.
+        z: start of the orbit.
+        reorth: "segment" or "update".
+        tangent_dtype: of the tangents; None or empty for that of the orbit.
+    Returns:
+        The functions of a segment, and a latent in the dtype of the tangents.
+    Raises:
+        UserError: tangents mean nothing in the dtype, or the system cannot be switched to it.
+    """
+    if not tangent_dtype or tangent_dtype == str(leaves(z)[0].dtype).removeprefix("torch."):
+        check_state(z)
+        return segment_functions(system, ctx, reorth), z
+    twin = tangent_twin(system, tangent_dtype)
+    wide = twin.encode(batch)
+    return segment_functions(system, ctx, reorth, twin, wide), twin.initial_state(wide)
+
+
+def tangent_starts(
+    like: Any, exponents: int, sets: int, seed: int, puzzle_index: Int[np.ndarray, " B"] | None = None
+) -> Float[Tensor, "B N k"]:
+    """Independent sets of orthonormal tangents side by side, of the seeds `seed`, `seed` + 1, ..."""
+    seeds = range(seed, seed + sets)
+    return torch.cat(
+        [orthonormal_start(like, exponents, seed=s, puzzle_index=puzzle_index) for s in seeds], 2
+    )
 
 
 def growth_dataset(
@@ -162,16 +182,15 @@ def growth_dataset(
     return xr.Dataset(data, coords, attrs)
 
 
-def _over_seeds(raw: Float[np.ndarray, "B T S k"], transient: int) -> dict[str, Any]:
-    """Growth by tangent seed, and how much the exponents differ between them."""
-    by_seed = raw.transpose(2, 0, 1, 3)
-    means = by_seed[:, :, transient:].mean(axis=2)
+def over_seeds(raw: Float[np.ndarray, "B T S k"], transient: int = 0) -> dict[str, Any]:
+    """Growth by set of tangents, and how much the exponents differ between them, as xarray variables."""
+    means = raw[:, transient:].mean(axis=1)
     with np.errstate(invalid="ignore"):  # -inf - -inf: the spread is NaN
-        spread = means.std(axis=0, ddof=1)
+        spread = means.std(axis=1, ddof=1)
     return {
         "growth_by_seed": (
-            ("tangent_seed", "puzzle", "segment", "exponent"),
-            by_seed,
+            ("puzzle", "segment", "tangent_seed", "exponent"),
+            raw,
             {"units": NATS, "long_name": "growth, by start of the tangents"},
         ),
         "ftle_spread": (
@@ -182,8 +201,8 @@ def _over_seeds(raw: Float[np.ndarray, "B T S k"], transient: int) -> dict[str, 
     }
 
 
-def _by_update(raw: Float[np.ndarray, "B T U k"], system: Any) -> dict[str, Any]:
-    """Growth summed over the updates of one name; by position where the system has no schedule."""
+def by_update(raw: Float[np.ndarray, "B T U k"], system: Any) -> dict[str, Any]:
+    """Growth summed over the updates of one name, as xarray variables; by position without a schedule."""
     count = raw.shape[2]
     schedule = getattr(system, "schedule", None) or [str(i + 1) for i in range(count)]
     assert len(schedule) == count, "a schedule names every update"

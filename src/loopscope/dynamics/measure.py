@@ -1,7 +1,7 @@
 """The protocol: follow every puzzle's orbit and write one labelled result.
 
-The outcome, the drift and the exponents of a puzzle come from the very same float32 trajectory. A
-result in memory and one streamed to a file are the same.
+The outcome, the drift and the exponents of a puzzle come from the very same trajectory, float32 unless
+another dtype is asked for. A result in memory and one streamed to a file are the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from loopscope.dynamics.lyapunov import advance, check_state, orthonormal_start, segment_functions
+from loopscope.dynamics.lyapunov import by_update, over_seeds, tangent_path, tangent_starts
 from loopscope.dynamics.measurement_file import FORMAT, OtherMeasurement, open_measurement, stream
+from loopscope.dynamics.plan import Plan, plan_for
 from loopscope.dynamics.restarts import restart_variables
 from loopscope.dynamics.system import exact_arithmetic, own_memory
-from loopscope.errors import UserError
+from loopscope.dynamics.tangents import advance_each
 from loopscope.evaluation.metrics import cells_right
 from loopscope.evaluation.subject import (
     blocks,
@@ -36,7 +36,7 @@ from loopscope.evaluation.subject import (
 )
 from loopscope.latent import distance, leaves, norm
 from loopscope.provenance import provenance
-from loopscope.tasks.base import PuzzleSet
+from loopscope.tasks.base import Batch, PuzzleSet
 
 LABELS = {  # variable -> (units, long name)
     "puzzle": ("1", "puzzle, 0-based position in the set"),
@@ -53,6 +53,11 @@ LABELS = {  # variable -> (units, long name)
     "residual": ("1", "change of the joint latent relative to its norm"),
     "growth": ("nats per segment", "growth of the i-th tangent direction"),
     "ftle": ("nats per segment", "finite-time Lyapunov exponent"),
+    "update": ("1", "name of the update in the schedule"),
+    "growth_by_update": ("nats per segment", "growth summed over the updates of one name"),
+    "tangent_seed": ("1", "set of tangents, 1-based"),
+    "growth_by_seed": ("nats per segment", "growth, by set of tangents"),
+    "ftle_spread": ("nats per segment", "standard deviation of ftle over the sets of tangents"),
     "first_solved": ("segments", "first segment with every cell right, -1 never"),
     "basin_solved": ("1", "restart solved at some segment"),
     "basin_final": ("1", "restart solved at its last segment"),
@@ -65,48 +70,6 @@ LABELS = {  # variable -> (units, long name)
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured; two results with equal plans, models and data are equal.
-
-    Attributes:
-        segments: length of the orbits.
-        exponents: leading Lyapunov exponents per puzzle; 0 measures none.
-        exponent_segments: how many segments, from the first, the exponents cover.
-        sigmas: sizes of the perturbation of restarts; empty runs none.
-        restarts: restarts per sigma.
-        restart_segments: length of a restarted orbit.
-        reorth: re-orthonormalise the tangents after every "segment" or every "update".
-        seed: of tangents and perturbations.
-    """
-
-    segments: int
-    exponents: int
-    exponent_segments: int
-    sigmas: tuple[float, ...]
-    restarts: int
-    restart_segments: int
-    reorth: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        least = {"segments": 1, "exponents": 0, "exponent_segments": 1, "restarts": 1, "restart_segments": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise UserError(f"{name}={getattr(self, name)}: expected at least {low}.")
-        if any(not 0 <= sigma < float("inf") for sigma in self.sigmas):
-            raise UserError(f"sigmas={list(self.sigmas)}: expected numbers from 0 up.")
-        if self.reorth not in ("segment", "update"):
-            raise UserError(f"reorth={self.reorth}: expected segment or update.")
-
-    def in_force(self) -> dict[str, Any]:
-        """The settings that have an effect; those of exponents or restarts only where there are any."""
-        idle = set() if self.exponents else {"exponent_segments", "reorth"}
-        idle |= set() if self.sigmas else {"restarts", "restart_segments"}
-        idle |= set() if self.exponents or self.sigmas else {"seed"}
-        return {name: value for name, value in asdict(self).items() if name not in idle}
-
-
 def measure(
     model: Any,
     puzzles: PuzzleSet,
@@ -114,10 +77,13 @@ def measure(
     segments: int | None = None,
     exponents: int = 0,
     exponent_segments: int | None = None,
+    tangent_seeds: int = 1,
     sigmas: Sequence[float] = (),
     restarts: int = 8,
     restart_segments: int | None = None,
     reorth: str = "segment",
+    dtype: str = "float32",
+    tangent_dtype: str | None = None,
     batch_size: int = 32,
     seed: int = 0,
     out: str | Path | None = None,
@@ -126,17 +92,23 @@ def measure(
     """Measure a model on puzzles with known solutions.
 
     Args:
-        model: anything that keeps the `RecursiveSystem` protocol; ours compute in float32 while they
-            are measured. `loopscope verify` tells whether its tangents can be trusted.
+        model: anything that keeps the `RecursiveSystem` protocol. `loopscope verify` tells whether its
+            tangents can be trusted.
         puzzles: with labels.
         segments: length of the orbits; default the training budget.
         exponents: leading finite-time Lyapunov exponents per puzzle.
         exponent_segments: segments they cover, from the first; default the training budget. At most
             `segments`; the growth beyond is NaN.
+        tangent_seeds: independent sets of tangents along the same orbit. The exponents are those of the
+            first; from 2 on there is `growth_by_seed`, and `ftle_spread` says how much the start matters.
         sigmas: perturbation sizes of the restarts; none by default.
         restarts: restarts per sigma.
         restart_segments: their length; default the training budget.
-        reorth: "segment" or "update".
+        reorth: re-orthonormalise the tangents after every "segment" or every "update"; the latter also
+            gives `growth_by_update`, the growth summed over the updates of one name (H, L).
+        dtype: in which a model of ours computes its orbit: float32, bfloat16 or float64. The outcome
+            comes from that orbit. Any other system computes in the dtype it has.
+        tangent_dtype: float32 or float64; default that of the orbit, float32 beside bfloat16.
         batch_size: puzzles per block; bounds the memory and is the chunk of the file. Results do not
             depend on it beyond rounding.
         seed: of tangents and perturbations.
@@ -150,20 +122,21 @@ def measure(
     """
     check_numbers(batch_size, seed)
     check_fits(model, puzzles, labels=True)
-    if (budget := budget_of(model) or segments) is None:
-        raise UserError(f"segments: {type(model).__name__} tells no training budget. Say how many to run.")
-    length = budget if segments is None else segments
-    plan = Plan(
-        segments=length,
+    plan = plan_for(
+        model,
+        segments=segments,
         exponents=exponents,
-        exponent_segments=min(length, budget if exponent_segments is None else exponent_segments),
-        sigmas=tuple(float(sigma) for sigma in sigmas),
+        exponent_segments=exponent_segments,
+        tangent_seeds=tangent_seeds,
+        sigmas=sigmas,
         restarts=restarts,
-        restart_segments=budget if restart_segments is None else restart_segments,
+        restart_segments=restart_segments,
         reorth=reorth,
+        dtype=dtype,
+        tangent_dtype=tangent_dtype,
         seed=seed,
     )
-    with _in_float32(model):
+    with computing_in(model, plan.dtype):
         attrs = _attributes(model, puzzles, plan)
         measure_block = lambda block: _measure_block(model, puzzles, block, plan)  # noqa: E731
         parts = blocks(len(puzzles), batch_size)
@@ -187,7 +160,7 @@ def _measure_block(model: Any, puzzles: PuzzleSet, block: slice, plan: Plan) -> 
     with exact_arithmetic(device_of(model)):
         ctx = model.encode(batch)
         z0 = own_memory(model.initial_state(ctx))
-        variables = _orbit(model, ctx, z0, part, index, plan)
+        variables = _orbit(model, ctx, z0, part, batch, index, plan)
         if plan.sigmas:
             variables |= restart_variables(
                 model,
@@ -204,19 +177,20 @@ def _measure_block(model: Any, puzzles: PuzzleSet, block: slice, plan: Plan) -> 
     return _labelled(variables, {"puzzle": index, **_coordinates(part, plan)})
 
 
-def _orbit(model: Any, ctx: Any, z0: Any, part: PuzzleSet, index: np.ndarray, plan: Plan) -> dict[str, Any]:
+def _orbit(
+    model: Any, ctx: Any, z0: Any, part: PuzzleSet, batch: Batch, index: np.ndarray, plan: Plan
+) -> dict[str, Any]:
     """The plain orbit of one block: outcome, motion and growth of the same states."""
     series: dict[str, list[Tensor]] = {}
     steps: list[Tensor] = []
     answer, logits = torch.empty(0), None
-    labels = part.batch(device_of(model)).labels
-    assert labels is not None
+    assert batch.labels is not None
     before, read_at = z0, budget_of(model) or plan.segments
-    for t, (z, rates) in enumerate(_states(model, ctx, z0, index, plan), start=1):
+    for t, (z, rates) in enumerate(_states(model, batch, ctx, z0, index, plan), start=1):
         out = model.readout(z, ctx)
         tokens = out.logits.argmax(-1)
         answer = tokens if t <= read_at else answer
-        accuracy, exact = cells_right(tokens, labels)
+        accuracy, exact = cells_right(tokens, batch.labels)
         values = {
             "solved": exact,
             "cell_accuracy": accuracy,
@@ -231,29 +205,45 @@ def _orbit(model: Any, ctx: Any, z0: Any, part: PuzzleSet, index: np.ndarray, pl
         before, logits = z, out.logits
     variables = _series(series)
     variables["answer"] = (("puzzle", "cell"), answer.cpu().numpy().astype("u1"))
-    if steps:
-        growth = np.full((len(index), plan.segments, plan.exponents), np.nan)
-        growth[:, : len(steps)] = torch.stack(steps, 1).cpu().numpy()
-        variables["growth"] = (("puzzle", "segment", "exponent"), growth)
-        variables["ftle"] = (("puzzle", "exponent"), growth[:, : len(steps)].mean(1))
-    return variables
+    return variables | (_growth(steps, model, plan) if steps else {})
 
 
 def _states(
-    model: Any, ctx: Any, z: Any, index: np.ndarray, plan: Plan
+    model: Any, batch: Batch, ctx: Any, z: Any, index: np.ndarray, plan: Plan
 ) -> Iterator[tuple[Any, Tensor | None]]:
-    """The state after every segment, with its growth (B, k) as long as exponents are followed."""
+    """The state after every segment, with its growth (B, U, S k) as long as exponents are followed."""
     covered = plan.exponent_segments if plan.exponents else 0
     if covered:
-        tangents = orthonormal_start(z, plan.exponents, seed=plan.seed, puzzle_index=index)
-        functions = segment_functions(model, ctx, plan.reorth)
+        functions, like = tangent_path(model, batch, ctx, z, plan.reorth, plan.tangent_dtype)
+        tangents = tangent_starts(like, plan.exponents, plan.tangent_seeds, plan.seed, index)
     for t in range(plan.segments):
         if t < covered:
-            z, tangents, growth = advance(functions, z, tangents)
+            z, tangents, growth = advance_each(functions, z, tangents, plan.tangent_seeds)
             yield z, growth
         else:
             z = model.segment(z, ctx)
             yield z, None
+
+
+def _growth(steps: list[Tensor], model: Any, plan: Plan) -> dict[str, Any]:
+    """Growth and exponents, and what several sets of tangents or single updates add; NaN where they end."""
+    raw = torch.stack(steps, 1).unflatten(3, (plan.tangent_seeds, -1)).cpu().numpy()  # (B, T, U, S, k)
+    first = raw[:, :, :, 0]
+    growth = first.sum(2)
+    found: dict[str, Any] = {"growth": (("puzzle", "segment", "exponent"), growth)}
+    found["ftle"] = (("puzzle", "exponent"), growth.mean(1))
+    found |= over_seeds(raw.sum(2)) if plan.tangent_seeds > 1 else {}
+    found |= by_update(first, model) if plan.reorth == "update" else {}
+    return {name: _to_the_end(plan.segments, *variable) for name, variable in found.items()}
+
+
+def _to_the_end(segments: int, dims: Any, values: Any, *attrs: Any) -> tuple[Any, ...]:
+    """A variable with its segments, the second axis, filled up with NaN."""
+    if "segment" not in dims:
+        return dims, values, *attrs
+    full = np.full((len(values), segments, *values.shape[2:]), np.nan)
+    full[:, : values.shape[1]] = values
+    return dims, full, *attrs
 
 
 def _series(series: dict[str, list[Tensor]]) -> dict[str, Any]:
@@ -296,6 +286,8 @@ def _coordinates(part: PuzzleSet, plan: Plan) -> dict[str, Any]:
     coords["segment"] = np.arange(1, plan.segments + 1)
     if plan.exponents:
         coords["exponent"] = np.arange(1, plan.exponents + 1)
+    if plan.exponents and plan.tangent_seeds > 1:
+        coords["tangent_seed"] = np.arange(1, plan.tangent_seeds + 1)
     if plan.sigmas:
         coords |= {"sigma": list(plan.sigmas), "restart": np.arange(1, plan.restarts + 1)}
     return coords
@@ -314,11 +306,13 @@ def _labelled(variables: dict[str, Any], coords: dict[str, Any]) -> xr.Dataset:
 
 def _attributes(model: Any, puzzles: PuzzleSet, plan: Plan) -> dict[str, Any]:
     """What the result must tell of its making; a look at the first start checks that it can be made."""
+    batch = puzzles[:1].batch(device_of(model))
     with exact_arithmetic(device_of(model)):
-        z = model.initial_state(model.encode(puzzles[:1].batch(device_of(model))))
-    check_state(z)
-    if plan.exponents:  # refuses more exponents than the latent has numbers
-        orthonormal_start(z, plan.exponents, seed=plan.seed)
+        ctx = model.encode(batch)
+        z = like = model.initial_state(ctx)
+        if plan.exponents:  # refuses what has no tangents, and more exponents than the latent has numbers
+            like = tangent_path(model, batch, ctx, z, plan.reorth, plan.tangent_dtype)[1]
+            tangent_starts(like, plan.exponents, 1, plan.seed)
     return {
         "format": FORMAT,
         "plan": json.dumps(plan.in_force()),
@@ -329,25 +323,26 @@ def _attributes(model: Any, puzzles: PuzzleSet, plan: Plan) -> dict[str, Any]:
         "n": len(puzzles),
         "seed": plan.seed,
         **({"exponent_segments": plan.exponent_segments} if plan.exponents else {}),
+        **({"tangent_seeds": plan.tangent_seeds} if plan.exponents else {}),
         **({"restart_segments": plan.restart_segments} if plan.sigmas else {}),
         "traj_dtype": dtype_name(z),
-        "tangent_dtype": dtype_name(z),
+        "tangent_dtype": dtype_name(like),
         **provenance(),
     }
 
 
 @contextmanager
-def _in_float32(model: Any) -> Iterator[None]:
-    """A model of ours computes in float32 within the block; an adapter is left as it is."""
+def computing_in(model: Any, dtype: str) -> Iterator[None]:
+    """A model of ours computes in this dtype within the block; an adapter is left as it is."""
     if not hasattr(model, "compute_in"):
         yield
         return
-    dtype = model.dtype
-    model.compute_in(torch.float32)
+    own = model.dtype
+    model.compute_in(dtype)
     try:
         yield
     finally:
-        model.compute_in(dtype)
+        model.compute_in(own)
 
 
 __all__ = ["LABELS", "OtherMeasurement", "Plan", "measure", "open_measurement"]

@@ -125,8 +125,9 @@ def _difference(key: str, held: str, asked: str) -> str:
     if key != "plan":
         return "of another model" if key == "model_hash" else "of other puzzles"
     old, new = json.loads(held), json.loads(asked)
-    name = next(name for name in new if old.get(name) != new[name])
-    return f"{name} is {old.get(name)} there, {new[name]} here"
+    name = next(name for name in {**new, **old} if old.get(name) != new.get(name))
+    values = (plan.get(name, "the default") for plan in (old, new))  # a plan names only what has an effect
+    return "{} is {} there, {} here".format(name, *values)
 
 
 def _open(path: Path, move: str) -> xr.Dataset:

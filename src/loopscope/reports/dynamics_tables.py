@@ -1,4 +1,4 @@
-"""Tables of the whole protocol: every outcome statistic, the fate sweep, escape, basins, sure failures."""
+"""Tables of the whole protocol: statistics, exponents in parts, fates, escape, basins, sure failures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ import numpy as np
 from loopscope.dynamics.basins import outcome_split
 from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.escape import escape_rate
+from loopscope.dynamics.exponents import entropy_bound, kaplan_yorke_dimension
 from loopscope.dynamics.fate import confidently_wrong, fate_sweep, mixture_threshold
-from loopscope.dynamics.outcomes import Statistic
+from loopscope.dynamics.outcomes import NATS, Statistic
 from loopscope.reports.claims import fresh_against_onward
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.published import SOURCE, TASK, published
-from loopscope.reports.quantity import Cell, Noted, Quantity, Table, of_statistic, rate, rounded, share
+from loopscope.reports.quantity import (
+    Cell,
+    Noted,
+    Quantity,
+    Table,
+    median,
+    of_statistic,
+    rate,
+    rounded,
+    share,
+)
 
 PERCENTILES = np.array([10.0, 25.0, 40.0, 50.0, 60.0, 75.0, 90.0])
 MOST_SURE = 10  # sure failures listed
@@ -41,6 +52,50 @@ def statistics_rows(m: Measurement, rows: Sequence[Statistic]) -> Table:
 
 def _p_value(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def exponent_rows(m: Measurement) -> Table | None:
+    """Where the first exponent comes from, how sure it is, and what the spectrum implies, by outcome."""
+    if "ftle" not in m:
+        return None
+    stop, k = m.exponent_segments, m.exponents.shape[1]
+    first = m.growth[:, :stop, 0]
+    parts = {f"whole orbit, segments 1 to {stop}": (m.exponents[:, 0], NATS)}
+    if m.applications > 1:
+        parts["the same per application"] = (m.exponents[:, 0] / m.applications, "nats per application")
+    if stop > 1:
+        parts[f"late half, segments {stop // 2 + 1} to {stop}"] = (first[:, stop // 2 :].mean(1), NATS)
+    if "growth_by_update" in m:
+        by_update = m.array("growth_by_update")[:, :stop, :, 0].mean(axis=1)
+        names = m.data["update"].to_numpy()
+        parts |= {
+            f"from updates of {u}": (values, NATS) for u, values in zip(names, by_update.T, strict=True)
+        }
+    if "ftle_spread" in m:
+        sets = f"sd over {m.data.sizes['tangent_seed']} starts of the tangents"
+        parts[sets] = (m.array("ftle_spread")[:, 0], NATS)
+    outcomes = {"solved": m.correct, "unsolved": ~m.correct}
+    rows: list[list[Cell]] = [
+        [name, *(median(values[inside], unit, f"no puzzle is {o}") for o, inside in outcomes.items())]
+        for name, (values, unit) in parts.items()
+    ]
+    if k > 1:
+        spectra = [np.median(m.exponents[inside], axis=0) for inside in outcomes.values() if inside.any()]
+        if len(spectra) == len(outcomes):
+            bounds = {
+                "Kaplan-Yorke dimension": kaplan_yorke_dimension,
+                f"entropy bound, {NATS}": entropy_bound,
+            }
+            for name, bound in bounds.items():
+                rows.append([name, *(str(bound(s)).replace(">=", "≥") for s in spectra)])
+    caption = (
+        "Medians over puzzles. The whole orbit includes the segments in which the tangents still turn; the "
+        "late half does not. The shares of the updates add up to the whole within a puzzle; they are no "
+        "contraction rates, for an update leaves part of the latent as it is."
+    )
+    if k > 1:
+        caption += f" Dimension and entropy are those of the median spectrum of {k} exponents."
+    return Table("First exponent in parts", ["", *outcomes], rows, caption)
 
 
 def sweep_rows(m: Measurement) -> Table | None:

@@ -48,7 +48,7 @@ def jacobians(seed: int = 0) -> list[Check]:
             full = torch.func.jacfwd(lambda flat, f=image: f(flat).sum(0))(flatten(z)).movedim(1, 0)
             step = 1e-5 * Q[:, :, 0]
             slope = (image(flatten(z) + step) - image(flatten(z) - step)) / 2e-5
-        name = f"tiny TRM, {mixer}: tangents -"
+        name = f"TRM, {mixer}: tangents -"
         checks += [
             compare(f"{name} Jacobian", 0.0, _relative(V, full @ Q), 1e-10),
             compare(f"{name} differences", 0.0, _relative(V[:, :, 0], slope), 1e-6),
