@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "verify",
     "toy",
+    "play",
     "models",
     "bench",
     "bench_lyapunov",
