@@ -1,7 +1,8 @@
 """The documentation site: Sphinx, MyST and furo; nothing on its pages comes from the network.
 
 What could go stale is made from the code at build time (`generate.py`): the verification table, the
-settings, the recipes, the commands and the top namespace. Formulas become MathML (`mathml.py`).
+settings, the recipes, the commands and the top namespace. Formulas become MathML (`mathml.py`), and listings
+wrap on a phone (`listing.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ author = "the loopscope authors"
 copyright = author
 release = version = loopscope.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "mathml"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions += ["mathml", "listing"]  # ours, beside this file
 exclude_patterns = ["_build", "_generated"]
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3

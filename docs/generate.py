@@ -17,6 +17,7 @@ import loopscope
 
 AREAS = ("dynamics", "evaluation", "models", "training", "tasks", "reports", "config")
 MARKS = re.compile(r"`[^`]*`|\*\*?\w[^*]*[\w.]\*\*?|[|*]")  # code, emphasis, or a lone bar or star
+OPTIONS = re.compile(r"`[^`]*`|(?<![\w-])--[a-z][\w-]*")  # code as it is, or an option that should be code
 GROUND = ("latent", "files", "registry", "provenance", "errors")  # modules of their own
 
 
@@ -44,6 +45,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield "| " + " | ".join(str(cell).replace("|", r"\|").replace("\n", " ") for cell in row) + " |"
 
 
+def stacked(lines: Iterable[str]) -> Iterator[str]:
+    """A table whose rows stand as cards on a phone (`site.css`)."""
+    yield from (":::{container} stack", *lines, ":::")
+
+
 def verification() -> Iterator[str]:
     """What `loopscope verify` prints, run now."""
     from loopscope.dynamics.verify import verify_estimators
@@ -69,11 +75,13 @@ def settings() -> Iterator[str]:
         yield from ("", f"## {prefix}", "", plain(kind.__doc__), "")
         fields = kind.model_fields.items()
         rows = [(f"`{prefix}.{name}`", _default(field), plain(field.description)) for name, field in fields]
-        yield from table(["setting", "default", "meaning"], rows)
+        yield from stacked(table(["setting", "default", "meaning"], rows))
 
 
 def _default(field: Any) -> str:
-    return "required" if field.is_required() else f"`{_yaml(field.default)}`"
+    if field.is_required():
+        return "required"
+    return "" if field.default == "" else f"`{_yaml(field.default)}`"
 
 
 def _yaml(value: Any) -> str:
@@ -100,9 +108,28 @@ def recipes() -> Iterator[str]:
         )
         file = resources.files("loopscope") / "recipes" / f"{name}.yaml"
         head = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))
-        if head and head[0]:
-            lines = [line.removeprefix("#").removeprefix(" ") for line in head[0].splitlines()]
-            yield from ("", "```text", *lines, "```")
+        lines = [line.removeprefix("#").removeprefix(" ") for line in head[0].splitlines()] if head else []
+        yield from ("", *_head(lines))
+
+
+def _head(lines: Sequence[str]) -> Iterator[str]:
+    """The comment of a recipe as Markdown: its commands a listing, its lists lists, all else sentences."""
+    command = re.compile(r"(Data|Train):\s+|\s{4,}")  # or a command that goes on
+    listing = [command.sub(_indent, line, count=1) for line in lines if command.match(line)]
+    if listing:
+        yield from ("```text", *listing, "```", "")
+    previous = ""
+    for line in lines:
+        if command.match(line):
+            continue
+        if line.startswith("- ") and not previous.startswith("- "):
+            yield ""
+        yield plain(line)
+        previous = line
+
+
+def _indent(found: re.Match[str]) -> str:
+    return "" if found[1] else "    "
 
 
 def commands() -> Iterator[str]:
@@ -116,7 +143,7 @@ def commands() -> Iterator[str]:
         level = "##" if len(words) == 2 else "###"
         yield from ("", f"{level} {' '.join(words)}", "", plain(text), "", "```", block, "```", "")
         yield from (plain(more), "")
-        yield from table(["", "default", ""], map(_parameter, command.params))
+        yield from stacked(table(["", "default", ""], map(_parameter, command.params)))
 
 
 def command_group() -> Any:
@@ -189,7 +216,8 @@ def results() -> Iterator[str]:
 
 def plain(text: str | None) -> str:
     """Text of a docstring on one line, safe in Markdown."""
-    return re.sub(r"\s+", " ", (text or "").replace(r"\[", "[").replace("*", r"\*").strip())
+    line = re.sub(r"\s+", " ", (text or "").replace(r"\[", "[").replace("*", r"\*").strip())
+    return OPTIONS.sub(lambda found: f"`{found[0].strip('`')}`", line)
 
 
 def as_markup(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -19,7 +19,6 @@ from loopscope.reports.animation import (
     record,
     shown_segments,
     strip_segments,
-    three_fates,
 )
 from loopscope.reports.drawing import UNSOLVED
 from loopscope.tasks import Arc, Maze
@@ -113,14 +112,6 @@ def test_strip(film):
     names = [ax.get_title(loc="left") for ax in figure.get_axes()]
     assert [name for name in names if name] == ["drift", "growth (nats per segment)"] * 2
     assert strip_segments(film, 2) == [1, 3]
-
-
-def test_three_fates():
-    first = [3, 1, 9, 2, 0, 2, 0]  # first right segment of 10; 0 never
-    right = np.array([[f > 0 and t >= f for t in range(1, 11)] for f in first])
-    assert three_fates(right) == {"quick success": 3, "delayed success": 2, "failure": 4}
-    assert three_fates(right[[1, 1]]) == {"quick success": 0}
-    assert three_fates(right[[4]]) == {"failure": 0}
 
 
 def test_faults_of_mazes_and_arc():

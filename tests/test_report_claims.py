@@ -130,16 +130,43 @@ def test_tables_against_hand() -> None:
     assert [(row[0], row[3]) for row in rows.rows] == [("95", "settled"), ("70", "wandering")]
 
 
+def test_exponents_in_parts() -> None:
+    m = one()
+    half = m.data["growth"].values / 2
+    kinds = ("puzzle", "segment_growth", "update", "exponent")
+    data = m.data.assign(
+        growth_by_update=(kinds, np.stack((half, half), axis=2)),
+        update=["L", "H"],
+        ftle_spread=(("puzzle", "exponent"), np.full((m.n, 4), 0.02)),
+        tangent_seed=[1, 2, 3],
+    )
+    table = dynamics_tables.exponent_rows(read_measurements(data)[0])
+    assert table is not None
+    rows = {str(row[0]): row[1:] for row in table.rows}
+    for i, inside in enumerate((m.correct, ~m.correct)):
+        whole = rows["whole orbit, segments 1 to 16"][i]
+        assert whole.value == pytest.approx(np.median(m.exponents[inside, 0]))  # type: ignore[union-attr]
+        assert rows["from updates of H"][i].value == pytest.approx(whole.value / 2)  # type: ignore[union-attr]
+        assert rows["the same per application"][i].value == pytest.approx(whole.value / 21)  # type: ignore[union-attr]
+    assert str(rows["sd over 3 starts of the tangents"][0]).startswith("+0.0200")
+    assert rows["Kaplan-Yorke dimension"][1] == "≥ 4"  # four positive exponents
+    bare = dynamics_tables.exponent_rows(one())
+    assert bare is not None
+    assert len(bare.rows) == len(rows) - 3
+    assert dynamics_tables.exponent_rows(read_measurements(m.data.drop_vars("ftle"))[0]) is None
+
+
 def test_films_are_of_the_measured_puzzles(tmp_path: Path) -> None:
     model, puzzles = tiny_model(), tiny_puzzles(3)
     runs = measure(model, puzzles, segments=4, exponents=1)
     m = read_measurements(runs)[0]
     found = films(m, model)
-    assert set(found) == {"failure, puzzle 0"}  # the tiny model is not trained
-    film = found["failure, puzzle 0"]
+    middle = int(np.argsort(m.drift[:, -1])[1])  # of three failures, as the tiny model is not trained
+    assert set(found) == {f"failure, puzzle {middle}"}
+    film = found[f"failure, puzzle {middle}"]
     assert film.boards.shape == (4, puzzles.inputs.shape[1])
     assert film.drift == pytest.approx(
-        np.sqrt(sum(runs[v].values[0] ** 2 for v in ("drift_H", "drift_L"))), rel=1e-4
+        np.sqrt(sum(runs[v].values[middle] ** 2 for v in ("drift_H", "drift_L"))), rel=1e-4
     )
     assert film_plot(found).table["segment"].tolist() == [1, 2, 3, 4]
     text = Page(report(runs, tmp_path / "films.html", models=[model]).read_text()).text

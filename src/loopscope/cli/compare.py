@@ -19,9 +19,9 @@ def compare(
 ) -> None:
     """Compare what runs solved, puzzle by puzzle: every two of them.
 
-    Exact McNemar test on the puzzles that only one of two runs solves, adjusted for the number of pairs
-    (Holm); from three files on also the spread of their accuracy, as for runs of one recipe with several
-    seeds.
+    Exact McNemar test on the puzzles that only one of two runs solves, adjusted
+    for the number of pairs (Holm); from three files on also the spread of their
+    accuracy, as for runs of one recipe with several seeds.
 
     \b
     loopscope eval RUN --data DATA --out a.csv

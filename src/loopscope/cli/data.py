@@ -149,8 +149,8 @@ def build_arc(
 ) -> None:
     """ARC-AGI-1, ARC-AGI-2 and ConceptARC, from Kaggle-style JSON or one JSON per task.
 
-    Versions are made when drawn; identifiers.json names them all. For ARC-AGI-2 say
-    --subsets training2,evaluation2,concept --test-set evaluation2.
+    Versions are made when drawn; identifiers.json names them all. For ARC-AGI-2
+    say --subsets training2,evaluation2,concept --test-set evaluation2.
 
     \b
     loopscope data build arc --source agi --out arc1
@@ -196,6 +196,8 @@ def show(
     """Counts, difficulty, rules, repeats and leaks of a set, and a few of its puzzles.
 
     \b
+    loopscope data show sudoku9-hard
+    loopscope data show test.csv.gz --examples 0
     loopscope data show sudoku-1k --examples 2 --figure sudoku.svg
     """
     from loopscope.tasks.survey import survey
@@ -318,6 +320,7 @@ def overlap(
     \b
     loopscope data overlap train.csv.gz test.csv.gz
     loopscope data overlap sudoku-1k sudoku-1k
+    loopscope data overlap sudoku-1k sudoku9-hard --show 0
     """
     from loopscope.tasks import read_puzzles
     from loopscope.tasks.overlap import overlap as find

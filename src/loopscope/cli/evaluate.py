@@ -102,14 +102,15 @@ def evaluate(
     loopscope eval RUN --data test.csv.gz --segments 16,64 --limit 512
     loopscope eval RUN --data test.csv.gz --restarts 8 --select residual
     loopscope eval RUN --data test.csv.gz --segments 64 --stop halt+unchanged
-    loopscope eval RUN --data test.csv.gz --views 9 --select majority --ensemble RUN2
-    loopscope eval RUN --data test.csv.gz --sweep "segments=16,64 restarts=1,8" --figure sweep.svg
+    loopscope eval RUN --data test.csv.gz --views 9 --select majority
+    loopscope eval RUN --data DATA --sweep "segments=8,16 views=1,9" --figure a.svg
     loopscope eval checkpoints/step_65100 --data test.csv.gz --json scores.json
     loopscope eval RUN --data test.csv.gz --out answers.csv
     loopscope eval RUN --data arc1 --versions 100 --submission submission.json
 
-    ARC: every test input is shown in all versions of its task, and answers are chosen by vote. "right so
-    far" (at any segment) and "any right" (of several rollouts) are oracles, as no rule finds those answers.
+    ARC: every test input is shown in all versions of its task, and answers are
+    chosen by vote. "right so far" (at any segment) and "any right" (of several
+    rollouts) are oracles, as no rule finds those answers.
     """
     from loopscope.evaluation.levers import Levers
     from loopscope.training.distributed import processes

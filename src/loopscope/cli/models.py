@@ -101,12 +101,13 @@ def export(
 ) -> None:
     """Write safetensors, config.json and a model card, ready to be published.
 
-    The card tells settings, training and limits, and the scores that `loopscope eval --json` left in the
-    run folder.
+    The card tells settings, training and limits, and the scores that
+    `loopscope eval --json` left in the run folder.
 
     \b
     loopscope eval runs/sudoku9 --data sudoku9-demo --json runs/sudoku9/demo.json
     loopscope models export runs/sudoku9 my-model
+    loopscope models export sudoku9-equivariant a-copy
     """
     options.fresh(out, "folder")
     write_export(model, out, known)
@@ -125,7 +126,9 @@ def push(
     Needs the package huggingface_hub and a login (hf auth login).
 
     \b
+    loopscope models push runs/sudoku9 me/sudoku9
     loopscope models push runs/sudoku9 me/sudoku9 --private
+    loopscope models info me/sudoku9
     """
     from tempfile import TemporaryDirectory
 

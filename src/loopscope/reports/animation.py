@@ -155,28 +155,6 @@ def record(
     )
 
 
-def three_fates(right: Bool[np.ndarray, "N T"]) -> dict[str, int]:
-    """A quick success, a delayed success and a failure, by whether each orbit is right at each segment.
-
-    Quick: the success at the lower quartile of the first right segment. Delayed: the last one. A success is
-    right at the end. Failure: the first row that never is right. What there is none of is
-    left out; so is a delayed success that is no later than the quick one.
-    """
-    stays = right[:, -1]
-    first = np.where(right.any(1), right.argmax(1), right.shape[1])
-    chosen: dict[str, int] = {}
-    rows = np.flatnonzero(stays)
-    if len(rows):
-        ordered = rows[np.argsort(first[rows], kind="stable")]
-        chosen["quick success"] = int(ordered[(len(ordered) - 1) // 4])
-        if first[ordered[-1]] > first[chosen["quick success"]]:
-            chosen["delayed success"] = int(ordered[-1])
-    failures = np.flatnonzero(~right.any(1))
-    if len(failures):
-        chosen["failure"] = int(failures[0])
-    return chosen
-
-
 # -- animation
 
 
@@ -306,7 +284,8 @@ def draw_curves(film: Film, axes: list[Axes], font: float = 8.0) -> list[Any]:
         ax.set_xlim(0.3, len(film) + 0.7)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         if film.budget is not None and film.budget <= len(film):
-            mark_budget(ax, film.budget, "training budget" if ax is axes[0] else None)
+            words = "training budget" if ax is axes[0] else None  # kept clear of the title at the left
+            mark_budget(ax, film.budget, words, side="left" if 2 * film.budget > len(film) else "right")
     positive = film.drift[np.isfinite(film.drift) & (film.drift > 0)]
     if len(positive):
         log_values(axes[0], positive.min() / 1.5, positive.max() * 1.5)
@@ -321,14 +300,14 @@ def draw_curves(film: Film, axes: list[Axes], font: float = 8.0) -> list[Any]:
 
 
 @styled
-def film_strip(films: Mapping[str, Film], shown: int = 6) -> Figure:
+def film_strip(films: Mapping[str, Film], shown: int = 4) -> Figure:
     """Films below each other: some boards of each side by side, drift and growth below them.
 
     Args:
         films: name -> film, such as "quick success".
         shown: boards of each, the question not among them.
     """
-    figure = Figure(figsize=(7.5, 2.65 * len(films)), facecolor="none")
+    figure = Figure(figsize=(7.5, 3.55 * len(films)), facecolor="none")
     parts = figure.subfigures(len(films), 1, squeeze=False)[:, 0]
     for part, (name, film) in zip(parts, films.items(), strict=True):
         found = np.flatnonzero(film.right)
@@ -338,7 +317,7 @@ def film_strip(films: Mapping[str, Film], shown: int = 6) -> Figure:
             else f"never right in {len(film)} segments"
         )
         part.suptitle(f"{name}: {words}", x=0.01, ha="left", fontsize=9, fontweight="bold", color=INK)
-        above, below = part.subfigures(2, 1, height_ratios=(1.3, 1))
+        above, below = part.subfigures(2, 1, height_ratios=(2.1, 1))
         chosen = strip_segments(film, shown)
         for ax, t in zip(above.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
             draw_board(ax, film, t)

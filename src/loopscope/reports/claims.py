@@ -356,7 +356,7 @@ def claims_table(found: list[Claim]) -> Table:
 
 def _evidence(number: Quantity) -> Noted:
     if math.isnan(number.value):
-        return Noted(str(number), "")
+        return Noted("NaN", number.note.partition("; dropped")[0])
     return Noted(str(number), f"{number.note}; n {number.n:,}" if number.note else f"n {number.n:,}")
 
 

@@ -6,20 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loopscope.dynamics.escape import survival
 from loopscope.evaluation.intervals import wilson
-from loopscope.reports.drawing import Plot, band, label_right, log_per_cent, per_cent, styled
+from loopscope.reports.drawing import Plot, band, label_right, log_per_cent, log_work, per_cent, styled
 from loopscope.reports.measurement import Measurement
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito
+COLOURS = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito; green and vermilion are outcomes
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 WORK = "block applications"
 
 
 def _look(i: int) -> tuple[str, object]:
     return COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+
+
+def _work_axis(ax: Axes, measurements: Sequence[Measurement]) -> None:
+    least, most = (
+        min(m.applications for m in measurements),
+        max(m.applications * m.stop for m in measurements),
+    )
+    log_work(ax, least, most, WORK)
 
 
 @styled
@@ -42,8 +51,7 @@ def accuracy_by_work(measurements: Sequence[Measurement]) -> Plot:
             ax.plot(x[at], part["solved"][at], marker="o", color=color, markersize=6)
         ends.append((float(part["solved"].iloc[-1]), m.name, color))
         tables.append(part)
-    ax.set_xscale("log")
-    ax.set_xlabel(WORK)
+    _work_axis(ax, measurements)
     ax.set_ylim(0, 1.02)
     per_cent(ax)
     ax.set_ylabel("puzzles solved")
@@ -82,13 +90,12 @@ def survival_by_work(measurements: Sequence[Measurement]) -> Plot:
         ends.append((float(left[-1]), m.name, color))
         least = min(least, float(left.min()))
     log_per_cent(ax, least / 2)
-    ax.set_xscale("log")
-    ax.set_xlabel(WORK)
+    _work_axis(ax, measurements)
     ax.set_ylabel("puzzles not yet solved")
     label_right(ax, ends)
     caption = (
         "Share of puzzles without a right answer so far (Kaplan-Meier, 95 % band), against applications of "
-        "the block; both axes are logarithmic; dot: training budget."
+        "the block; both axes are logarithmic; dot: training budget. A curve ends where no puzzle is left."
     )
     return Plot(
         "survival_by_work", "Survival against compute, side by side", figure, pd.concat(tables), caption

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -124,15 +124,32 @@ def log_segments(ax: Axes, stop: int, label: str = "segments") -> None:
     ax.set_xlabel(label)
 
 
-def mark_budget(ax: Axes, budget: int, words: str | None = "training budget") -> None:
-    """Dashed grey line where training stopped, named at its top."""
+def mark_budget(
+    ax: Axes,
+    budget: int,
+    words: str | None = "training budget",
+    *,
+    side: Literal["left", "right"] = "left",
+    height: float = 1.0,
+) -> None:
+    """Dashed grey line where training stopped, named at its top.
+
+    Args:
+        ax: with segments along x.
+        budget: segments.
+        words: the name; None leaves it out.
+        side: of the line, where the name stands, at
+        height: as a share of the axis.
+    """
     ax.axvline(budget, color=GREY, linestyle="--", linewidth=0.9, zorder=1)
     if words:
         ax.annotate(
-            f"{words} ",
-            (budget, 1),
+            words,
+            (budget, height),
             xycoords=("data", "axes fraction"),
-            ha="right",
+            xytext=(-3 if side == "left" else 3, 0),
+            textcoords="offset points",
+            ha="right" if side == "left" else "left",
             va="bottom",
             fontsize=7,
             color=GREY,
@@ -163,6 +180,18 @@ def label_right(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0
         heights[i] = min(heights[i], heights[i + 1] - apart[i])
     for height, (_, text, color) in zip(heights, placed, strict=True):
         ax.text(1.015, height, text, transform=ax.transAxes, color=color, va="center", fontsize=8)
+
+
+def log_work(ax: Axes, least: float, most: float, label: str) -> None:
+    """Logarithmic x axis of costs, plain numbers at 1, 2 and 5 times powers of ten, room for names."""
+    ax.set_xscale("log")
+    ax.set_xlim(least / 1.2, most * 1.35)
+    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    ax.xaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(label)
 
 
 def per_cent(ax: Axes) -> None:

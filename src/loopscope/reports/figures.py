@@ -60,8 +60,7 @@ def accuracy_by_segment(m: Measurement) -> Plot:
     log_segments(ax, m.stop)
     ax.set_ylim(0, 1.02)
     if m.trained:  # named at its foot: the second axis lies on top
-        mark_budget(ax, m.budget, words=None)
-        ax.annotate("training budget ", (m.budget, 0.02), ha="right", color=GREY, fontsize=7.5)
+        mark_budget(ax, m.budget, height=0.02)  # above stands the axis of applications
     per_cent(ax)
     ax.set_ylabel("puzzles solved")
     label_right(ax, [(float(table["solved"].iloc[-1]), f"{100 * table['solved'].iloc[-1]:.1f} %", SOLVED)])

@@ -13,14 +13,15 @@ import pandas as pd
 
 from loopscope.errors import UserError
 from loopscope.evaluation.subject import identity
-from loopscope.reports.animation import Film, film_strip, record, three_fates
+from loopscope.reports.animation import Film, film_strip, record
 from loopscope.reports.drawing import Plot
 from loopscope.reports.measurement import Measurement
+from loopscope.reports.orbit_figures import chosen_orbits
 from loopscope.tasks import TASKS, PuzzleSet
 
 
 def films(m: Measurement, model: Any) -> dict[str, Film]:
-    """A quick success, a delayed success and a failure of a measurement, as far as there are any.
+    """A quick success, a late success and a failure of a measurement, as far as there are any.
 
     Args:
         m: with its boards recorded.
@@ -36,7 +37,7 @@ def films(m: Measurement, model: Any) -> dict[str, Film]:
         )
     if "inputs" not in m or "labels" not in m or "task" not in m.attrs:
         raise UserError(f"{m.name}: no boards recorded, so there is no film. Measure again.")
-    chosen = three_fates(m.solved)
+    chosen = chosen_orbits(m)
     rows = np.array(list(chosen.values()), dtype=int)
     inputs, labels = m.array("inputs")[rows], m.array("labels")[rows]
     task = TASKS[str(m.attrs["task"]).partition("-")[0]](inputs.shape[1])
@@ -52,9 +53,8 @@ def film_plot(found: dict[str, Film]) -> Plot:
     """The films as one figure of a report, with their curves as data."""
     tables = [_series(name, film) for name, film in found.items()]
     caption = (
-        "Boards of three puzzles, chosen by rule: the success at the lower quartile of the first right "
-        "segment, the last one, and the first row never right. Yellow: changed in this segment. Vermilion "
-        "frame: breaks a rule. Below: change of the state and growth of a small difference per segment."
+        "The puzzles of the single orbits. Bold: given. Yellow: changed in this segment. Vermilion frame: "
+        "breaks a rule. Below: change of the state and growth of a small difference per segment."
     )
     return Plot(
         "films",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import combinations
@@ -114,7 +115,11 @@ def page(measurements: Sequence[Measurement], models: Sequence[Any] | None = Non
 
 
 def _title(m: Measurement) -> str:
-    return f"How {m.name} solves {m.attrs['task']}" if "task" in m.attrs else f"How {m.name} solves puzzles"
+    found = re.fullmatch(r"sudoku-(\d+)x(\d+)", str(m.attrs.get("task", "")))
+    if found:  # the name of the task gives the boxes, a person thinks of the board
+        side = int(found[1]) * int(found[2])
+        return f"How {m.name} solves {side} x {side} Sudokus"
+    return f"How {m.name} solves {m.attrs.get('task', 'puzzles')}"
 
 
 def _explanation(measurements: Sequence[Measurement]) -> str:
@@ -191,6 +196,7 @@ def _run(m: Measurement, number: int | None, model: Any = None) -> list[str]:
         parts.append(figure_html(film_plot(films(m, model)), number))
     optional = [
         tables.fate_rows(m),
+        dynamics_tables.exponent_rows(m),
         dynamics_tables.sweep_rows(m),
         dynamics_tables.sure_rows(m),
         dynamics_tables.escape_rows(m),

@@ -42,24 +42,28 @@ def table_html(table: Table, head: str = "h3", title: bool = True) -> str:
     titles = "".join(
         f"<th{' class=n' if n else ''}>{escape(t)}</th>" for t, n in zip(table.header, numeric, strict=True)
     )
-    body = "".join(
-        f"<tr>{''.join(_td(cell, n) for cell, n in zip(row, numeric, strict=True))}</tr>"
-        for row in table.rows
-    )
+    body = "".join(f"<tr>{''.join(map(_td, row, numeric, table.header))}</tr>" for row in table.rows)
     heading = f"<{head}>{escape(table.title)}</{head}>" if title else ""
     caption = f'<p class="caption">{inline(table.caption)}</p>' if table.caption else ""
     rows = f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody>"
-    return f'{heading}<div class="scroll"><table>{rows}</table></div>{caption}'
+    noted = any(isinstance(row[0], Noted) for row in table.rows)
+    kind = ' class="cards"' if noted and len(table.header) > 2 else ""  # long rows: see page.css
+    return f'{heading}<div class="scroll"><table{kind}>{rows}</table></div>{caption}'
 
 
-def _td(cell: Cell, numeric: bool) -> str:
+def _td(cell: Cell, numeric: bool, head: str) -> str:
+    """A cell; on a phone it tells the head of its column itself."""
+    kind, text = "", ""
     if isinstance(cell, int):
-        return f'<td class="n">{cell:,}</td>' if numeric else f"<td>{cell:,}</td>"
-    if isinstance(cell, Quantity):
-        return f'<td class="{"undefined" if math.isnan(cell.value) else "value"}">{inline(str(cell))}</td>'
-    if isinstance(cell, Noted):
-        return f"<td>{escape(cell.name)}<small>{inline(cell.note)}</small></td>"
-    return f"<td>{inline(cell)}</td>"
+        kind, text = "n" if numeric else "", f"{cell:,}"
+    elif isinstance(cell, Quantity):
+        kind, text = "undefined" if math.isnan(cell.value) else "value", inline(str(cell))
+    elif isinstance(cell, Noted):
+        text = f"{inline(cell.name)}<small>{inline(cell.note)}</small>" if cell.note else inline(cell.name)
+    else:
+        kind, text = "nothing" if cell == "–" else "", inline(cell)
+    marks = f' class="{kind}"' if kind else ""
+    return f'<td{marks} data-head="{escape(head)}">{text}</td>'
 
 
 def sentence(text: str) -> str:
@@ -71,5 +75,6 @@ def inline(text: str) -> str:
     """Escaped text, with `code`, *emphasis* and [[key|words]] links to footnotes; intervals do not break."""
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
     text = re.sub(r"\[([^\[\], ]+), ([^\[\], ]+)\]", "[\\1,\u00a0\\2]", text).replace(" %", "\u00a0%")
+    text = text.replace("&lt; ", "&lt;\u00a0")
     text = re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", text)
     return re.sub(r"\[\[(\w+)\|([^\]]+)\]\]", r'<a href="#word-\1">\2</a>', text)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from loopscope.evaluation.sweep import Point
 from loopscope.files import write_text, written_whole
-from loopscope.reports.drawing import GREY, SOLVED, Plot, per_cent, styled, to_svg
+from loopscope.reports.drawing import GREY, SOLVED, Plot, log_work, per_cent, styled, to_svg
 
 PNG_DPI = 200
 LINE = 0.145  # inches a name takes
+NEAR = (0.02, 0.012)  # log cost and accuracy within which two marks are one to the eye
 
 
 @styled
@@ -35,7 +35,7 @@ def draw_sweep(points: Sequence[Point], model: str, facts: Mapping[str, Any]) ->
     figure = Figure(figsize=(5.0, 3.1 + below))
     ax, names = figure.subplots(2, height_ratios=(3.1, below))
     _marks(ax, table)
-    _log_cost(ax, table["applications"].to_numpy())
+    log_work(ax, table["applications"].min(), table["applications"].max(), "block applications per puzzle")
     ax.set_ylabel("puzzles solved")
     per_cent(ax)
     _names(ax, names, points)
@@ -63,29 +63,41 @@ def _marks(ax: Axes, table: pd.DataFrame) -> None:
         )
 
 
-def _log_cost(ax: Axes, cost: np.ndarray) -> None:
-    """Logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    ax.set_xscale("log")
-    ax.set_xlim(cost.min() / 1.2, cost.max() * 1.2)
-    decades = range(int(np.floor(np.log10(cost.min()))), int(np.ceil(np.log10(cost.max()))) + 1)
-    ax.xaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in (1, 2, 5)]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("block applications per puzzle")
-
-
 def _names(ax: Axes, below: Axes, points: Sequence[Point]) -> None:
     """A number beside every mark, and below what it stands for, the cheapest first."""
+    for place, numbers, on_front in _marked(points):
+        shared = ", ".join(map(str, numbers))
+        ax.annotate(shared, place, xytext=(3, 3), textcoords="offset points", zorder=4, **_look(on_front))
     below.axis("off")
     wide = blended_transform_factory(below.get_figure().transFigure, below.transAxes)  # type: ignore[union-attr]
     for i, p in enumerate(points, start=1):
-        color, weight = (SOLVED, "bold") if p.on_front else (GREY, "normal")
-        look: dict[str, Any] = {"color": color, "fontweight": weight, "fontsize": 7}
-        place = (p.cost.applications, p.exact.value)
-        ax.annotate(str(i), place, xytext=(3, 3), textcoords="offset points", zorder=4, **look)
-        name = f"{i}  {100 * p.exact.value:.1f} % for {p.cost.applications:,.4g}:  {p.label}"
-        text = below.text(0.02, 1 - i / (len(points) + 1), name, transform=wide, va="bottom", **look)
-        text.set_in_layout(False)  # a long name must not narrow the axes
+        name = f"{100 * p.exact.value:.1f} % for {p.cost.applications:,.4g}:  {p.label}"
+        for x, words, align in ((0.045, str(i), "right"), (0.06, name, "left")):
+            height = 1 - i / (len(points) + 1)
+            text = below.text(x, height, words, transform=wide, va="bottom", ha=align, **_look(p.on_front))
+            text.set_in_layout(False)  # a long name must not narrow the axes
+
+
+def _look(on_front: bool) -> dict[str, Any]:
+    return {
+        "color": SOLVED if on_front else GREY,
+        "fontweight": "bold" if on_front else "normal",
+        "fontsize": 7,
+    }
+
+
+def _marked(points: Sequence[Point]) -> list[tuple[tuple[float, float], list[int], bool]]:
+    """Places, numbers and whether on the front; settings that fall on one mark share its place."""
+    marks: list[tuple[tuple[float, float], list[int], bool]] = []
+    for i, p in enumerate(points, start=1):
+        cost, value = p.cost.applications, p.exact.value
+        for j, ((x, y), numbers, on_front) in enumerate(marks):
+            if abs(np.log(cost / x)) < NEAR[0] and abs(value - y) < NEAR[1]:
+                marks[j] = ((x, y), [*numbers, i], on_front or p.on_front)
+                break
+        else:
+            marks.append(((cost, value), [i], p.on_front))
+    return marks
 
 
 def save(plot: Plot, path: Path) -> Path:
