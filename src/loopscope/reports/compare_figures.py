@@ -28,7 +28,7 @@ def _work_axis(ax: Axes, measurements: Sequence[Measurement]) -> None:
         min(m.applications for m in measurements),
         max(m.applications * m.stop for m in measurements),
     )
-    log_work(ax, least, most, WORK)
+    log_work(ax, float(least), float(most), WORK)
 
 
 @styled

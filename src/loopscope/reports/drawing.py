@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 SOLVED, UNSOLVED, GREY, INK = "#009E73", "#D55E00", "#8C8C8C", "#1B1B1A"
 OUTCOMES: dict[
@@ -194,6 +194,12 @@ def log_work(ax: Axes, least: float, most: float, label: str) -> None:
     ax.set_xlabel(label)
 
 
+def training_steps(ax: Axes) -> None:
+    """The x axis of a training run."""
+    ax.set_xlabel("training step")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
 def per_cent(ax: Axes) -> None:
     """Shares on the y axis, printed in per cent."""
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -206,11 +212,13 @@ def log_per_cent(ax: Axes, least: float) -> None:
 
 
 def log_values(ax: Axes, low: float, high: float) -> None:
-    """Logarithmic y axis with plain numbers at 1, 2 and 5 times powers of ten (at powers only where many)."""
+    """Logarithmic y axis with plain numbers at 1, 2 and 5 times powers of ten (at powers only where many);
+    at some round numbers where the whole axis lies within a factor of 5."""
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ax.yaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
+    ticks = [step * 10.0**d for d in decades for step in steps]
+    ax.yaxis.set_major_locator(FixedLocator(ticks) if high / low > 5 else MaxNLocator(5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())

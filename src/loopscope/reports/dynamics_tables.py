@@ -59,12 +59,12 @@ def exponent_rows(m: Measurement) -> Table | None:
     if "ftle" not in m:
         return None
     stop, k = m.exponent_segments, m.exponents.shape[1]
-    first = m.growth[:, :stop, 0]
     parts = {f"whole orbit, segments 1 to {stop}": (m.exponents[:, 0], NATS)}
     if m.applications > 1:
         parts["the same per application"] = (m.exponents[:, 0] / m.applications, "nats per application")
-    if stop > 1:
-        parts[f"late half, segments {stop // 2 + 1} to {stop}"] = (first[:, stop // 2 :].mean(1), NATS)
+    if stop > 1 and "growth" in m:
+        late = m.growth[:, stop // 2 : stop, 0].mean(axis=1)
+        parts[f"late half, segments {stop // 2 + 1} to {stop}"] = (late, NATS)
     if "growth_by_update" in m:
         by_update = m.array("growth_by_update")[:, :stop, :, 0].mean(axis=1)
         names = m.data["update"].to_numpy()

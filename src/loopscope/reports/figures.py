@@ -29,6 +29,7 @@ from loopscope.reports.drawing import (
     mark_budget,
     per_cent,
     styled,
+    training_steps,
 )
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import rate
@@ -212,7 +213,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
     lower.set_ylim(0, 1.02)
     per_cent(lower)
     lower.set_ylabel("puzzles solved")
-    lower.set_xlabel("training step")
+    training_steps(lower)
     label_right(lower, ends)
     caption = (
         "Top: mean loss of the training batches. Bottom: share of puzzles whose whole answer is right, in "

@@ -22,7 +22,7 @@ from loopscope.config import Recipe
 from loopscope.errors import UserError
 from loopscope.evaluation.intervals import wilson
 from loopscope.files import write_text
-from loopscope.reports.drawing import GREY, SOLVED, Plot, label_right, per_cent, styled
+from loopscope.reports.drawing import GREY, SOLVED, Plot, label_right, per_cent, styled, training_steps
 from loopscope.reports.figures import training_curves
 from loopscope.reports.markup import figure_html, inline, table_html, whole_page
 from loopscope.reports.quantity import Quantity, Table, share
@@ -234,7 +234,7 @@ def _halting(run: Run) -> Plot | None:
     lower.set_ylim(0, 1.02)
     per_cent(lower)
     lower.set_ylabel("halting right")
-    lower.set_xlabel("training step")
+    training_steps(lower)
     label_right(lower, ends)
     caption = (
         f"Top: segments a slot spends on a puzzle before it halts or has spent the budget of {budget} "
@@ -259,7 +259,7 @@ def _rates(run: Run) -> Plot | None:
     lower.plot(table["step"], table["segments_per_second"], color=GREY, linewidth=1.2)
     lower.set_ylim(bottom=0)
     lower.set_ylabel("puzzle segments a second")
-    lower.set_xlabel("training step")
+    training_steps(lower)
     middle = float(np.nanmedian(table["segments_per_second"]))
     caption = (
         "Top: learning rate of the weights. Bottom: speed between lines of metrics, evaluation and saving "
