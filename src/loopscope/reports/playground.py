@@ -21,8 +21,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 from scipy.special import expit
-from scipy.stats import linregress
 
 from loopscope.dynamics.interventions import kicked_at
 from loopscope.dynamics.local_growth import finite_growth
@@ -235,7 +235,7 @@ def fit_line(distance: Float[np.ndarray, " T"]) -> Fit:
     last = len(inside) if inside.all() else int(inside.argmin())
     if last < 3:
         return Fit(math.nan, math.nan, math.nan, last)
-    line = linregress(np.arange(1, last + 1), np.log(distance[1 : last + 1]))
+    line = stats.linregress(np.arange(1, last + 1), np.log(distance[1 : last + 1]))
     return Fit(float(line.slope), float(line.stderr), float(line.intercept), last)
 
 
