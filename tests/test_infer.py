@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from checkpoints import command, one_line, same_weights
+from command_line import exit_code, furnish
 from loopscope.evaluation.bench import answer, bench_infer, model_or_recipe, random_batch
 from loopscope.evaluation.precision import dtype_flips
 from loopscope.models.layers import Linear, ReasoningModule
@@ -114,12 +115,15 @@ def test_what_is_timed_runs_all_segments(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(asked) == 2 + 3 * 5
 
 
-def test_compile_is_asked_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_is_asked_of_the_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(ReasoningModule, "compile", lambda self, **how: asked.append(how))
     monkeypatch.setattr("loopscope.evaluation.bench.missing_for_compile", lambda device: "")
     assert bench_infer(tiny_model(), segments=1, rounds=1, compiled=True)["compile"]
     assert len(asked) == 1
+    monkeypatch.chdir(furnish(tmp_path))
+    assert exit_code("eval model --data puzzles.csv.gz --segments 2 --compile") == 0
+    assert len(asked) == 2
     monkeypatch.setattr("loopscope.evaluation.bench.missing_for_compile", setup.missing_for_compile)
     monkeypatch.setenv("PATH", "")
     one_line(

@@ -91,6 +91,9 @@ def evaluate(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float64; default the model's own.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the recursive blocks: worth it for many puzzles.")
+    ] = False,
     seed: options.Seed = 0,
     skip_invalid: options.SkipInvalid = False,
     known: options.Known = None,
@@ -112,6 +115,7 @@ def evaluate(
     chosen by vote. "right so far" (at any segment) and "any right" (of several
     rollouts) are oracles, as no rule finds those answers.
     """
+    from loopscope.evaluation.bench import compile_model
     from loopscope.evaluation.levers import Levers
     from loopscope.training.distributed import processes
 
@@ -135,6 +139,8 @@ def evaluate(
         is_arc = puzzles.task.name.startswith("arc-")
         check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
         networks = [options.load_model(name, known, dtype) for name in names]
+        for network in networks if compiled else ():
+            compile_model(network)
         if is_arc:
             whole = puzzles if limit is None else first_tasks(data, split, limit)
             voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}

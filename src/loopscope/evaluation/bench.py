@@ -52,7 +52,7 @@ def bench_infer(
         if number < 1:
             raise UserError(f"{name}={number}: expected at least 1.")
     if compiled:
-        _compile(model)
+        compile_model(model)
     batch = random_batch(model, batch_size)
     flops = batch_size * segments * model.applications_per_segment * model.application_flops
     with torch.no_grad(), model.casts_kept():
@@ -104,7 +104,12 @@ def model_or_recipe(
     return model.to(device).compute_in(dtype or model.dtype).eval()
 
 
-def _compile(model: RecursiveModel) -> None:
+def compile_model(model: RecursiveModel) -> None:
+    """Compile the recursive blocks for good: slow at the first segment, faster from then on.
+
+    Raises:
+        UserError: nothing here to compile with.
+    """
     if missing := missing_for_compile(model.device):
         raise UserError(f"compile: {missing} is missing on this machine. Install it or leave --compile out.")
     model.compile_blocks()
