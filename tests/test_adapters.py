@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,17 @@ from torch import nn
 
 from loopscope.dynamics.lyapunov import lyapunov_spectrum
 from loopscope.dynamics.measure import measure
-from loopscope.dynamics.system import check_system, require
+from loopscope.dynamics.system import check_system, exact_arithmetic, require
+from loopscope.dynamics.tangents import push
 from loopscope.errors import UserError
+from loopscope.models import build_model
 from loopscope.models.adapters import adapt
+from loopscope.models.official import settings_from_arch, strip_prefix
 from loopscope.tasks.base import Batch
+from shared import shared_path
 from tiny import tiny_model, tiny_puzzles
+
+RECORDED = ("z_H", "z_L", "logits", "q_halt_logits", "q_continue_logits")
 
 
 class Level(nn.Module):
@@ -92,6 +100,35 @@ def test_equals_our_model_and_the_official_forward(arch, mixer):
     np.testing.assert_allclose(theirs.halt_logit, mine.halt_logit, atol=2e-3)
     by_update = lyapunov_spectrum(system, batch, segments=1, exponents=1, reorth="update")
     assert list(by_update["update"].values) == ["L", "H"]
+
+
+@pytest.mark.parametrize("name", ["trm_mlp", "trm_att_rope", "hrm_rope"])
+def test_equals_what_the_official_code_recorded(name):
+    """Recorded weights in our blocks, behind the official attributes: the driving is the adapter's own."""
+    folder = "fixtures/official_parity"
+    recorded = np.load(shared_path(f"{folder}/{name}.npz"))
+    lyapunov = np.load(shared_path(f"{folder}/lyap_{name}.npz"))
+    config = json.loads(shared_path(f"{folder}/{name}.json").read_text())["config"]
+    ours = build_model(settings_from_arch({"arch": name[:3], **config}, {}))
+    weights = {k.removeprefix("state/"): torch.from_numpy(recorded[k]) for k in recorded if "state/" in k}
+    ours.load_state_dict(strip_prefix(weights), strict=True)
+    names = ("inputs", "puzzle_identifiers", "labels")
+    batch = Batch(*(torch.from_numpy(recorded[f"eval/batch/{n}"]).long() for n in names))
+    system = adapt(Official(Inner(ours)))
+
+    def close(actual, key, atol, source=recorded):
+        torch.testing.assert_close(actual, torch.from_numpy(source[key]), rtol=0, atol=atol)
+
+    with exact_arithmetic():
+        ctx = system.encode(batch)
+        z, Q = system.initial_state(ctx), torch.from_numpy(lyapunov["tangent0"])
+        close(push(lambda s: system.segment(s, ctx), z, Q)[1], "tangent_image_seg1", 1e-4, lyapunov)
+        for segment, atol in ((1, 1e-4), (2, 1e-3)):
+            z = system.segment(z, ctx)
+            out, key = system.readout(z, ctx), f"eval/seg{segment}"
+            found = (z.z_H, z.z_L, out.logits, out.halt_logit, out.continue_logit)
+            for value, what in zip(found, RECORDED, strict=True):
+                close(value.detach(), f"{key}/{what}", atol)
 
 
 def test_what_is_not_official_is_refused():

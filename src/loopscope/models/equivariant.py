@@ -25,14 +25,7 @@ from loopscope.tasks.sudoku import Sudoku, sudoku_for
 from loopscope.tasks.sudoku.board import FIRST_DIGIT
 
 KINDS = 3  # what a given says to a node: nothing, not this digit, this digit
-GROUPS = (  # axes of (bands, rows in a band, stacks, columns in a stack, puzzles, digits, C), and weights
-    ((5,), "cell"),
-    ((2, 3), "line"),
-    ((0, 1), "line"),
-    ((1, 3), "box"),
-    ((3,), "segment"),
-    ((1,), "segment"),
-)
+GROUPS = ("cell", "line", "box", "segment")  # a segment is what a line and a box share
 START = 0.5  # of the usual size: sums over groups would otherwise drown a node's own state
 
 
@@ -44,7 +37,7 @@ class EquivariantBlock(nn.Module):
         self.eps, self.width, self.side = eps, width, task.side
         rows, cols = task.box_rows, task.box_cols
         self.board: tuple[int, int, int, int] = (task.side // rows, rows, task.side // cols, cols)
-        groups = {name: Linear(width, width) for _, name in GROUPS}
+        groups = {name: Linear(width, width) for name in GROUPS}
         with torch.no_grad():
             for linear in groups.values():
                 linear.weight.mul_(START)
@@ -53,14 +46,29 @@ class EquivariantBlock(nn.Module):
         self.down_proj = Linear(inner, width)
 
     def forward(self, h: Float[Tensor, "M B D"], rope: None) -> Float[Tensor, "M B D"]:
-        nodes = h.view(*self.board, h.shape[1], self.side, self.width)
-        apart = nodes - nodes.mean((0, 1, 2, 3, 5), keepdim=True)  # else the mean grows from update to update
-        for axes, name in GROUPS:
-            size = self.side if name != "segment" else self.board[axes[0]]
-            nodes = nodes + self.groups[name](apart.sum(axes, keepdim=True) * size**-0.5)
-        nodes = rms_norm(nodes, self.eps)
+        nodes = rms_norm(self.mix(h), self.eps)
         gate, up = self.gate_up_proj(nodes).chunk(2, dim=-1)
-        return rms_norm(nodes + self.down_proj(F.silu(gate) * up), self.eps).reshape(h.shape)
+        return rms_norm(nodes + self.down_proj(F.silu(gate) * up), self.eps).view(h.shape)
+
+    def mix(self, h: Float[Tensor, "M B D"]) -> Float[Tensor, "M B n C"]:
+        """The nodes plus a map of each of their groups; linear in h, and blind to other columns B.
+
+        Only the sums over segments and cells run over all nodes. Lines and boxes are sums of segments.
+        """
+        nodes = h.view(*self.board, h.shape[1], self.side, self.width)  # bands, rows, stacks, columns, ...
+        wide = torch.promote_types(h.dtype, torch.float32)
+        across, down, cell = (nodes.sum(axis, keepdim=True, dtype=wide) for axis in (3, 1, 5))
+        box = across.sum(1, keepdim=True)
+        mean = box.sum((0, 2, 5), keepdim=True) / (h.shape[0] * self.side)  # would grow from update to update
+
+        def added(name: str, total: Tensor, size: int) -> Tensor:
+            return self.groups[name](((total - size * mean) * size**-0.5).to(h.dtype))
+
+        n, (_, rows, _, cols) = self.side, self.board
+        by_row = added("segment", across, cols) + added("line", across.sum(2, keepdim=True), n)
+        by_column = added("segment", down, rows) + added("line", down.sum(0, keepdim=True), n)
+        nodes = nodes + added("cell", cell, n) + (by_row + added("box", box, n)) + by_column
+        return nodes.view(*h.shape[:2], n, self.width)
 
 
 class GivenEmbedding(nn.Module):

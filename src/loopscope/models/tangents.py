@@ -22,21 +22,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loopscope.latent import leaves, tree_map
+from loopscope.models.equivariant import EquivariantBlock, EquivariantTRM
 from loopscope.models.hrm import HRM
 from loopscope.models.layers import Attention, Block, ReasoningModule, SwiGLU, rms_norm, rotate
 from loopscope.models.recursion import Context, RecursiveModel
 from loopscope.models.transformer import Transformer
 from loopscope.models.trm import TRM, SingleZTRM
 
-KNOWN = {model: model.update for model in (TRM, SingleZTRM, HRM, Transformer)}
+KNOWN = {model: model.update for model in (TRM, SingleZTRM, HRM, Transformer, EquivariantTRM)}
+AT_ONCE = 300  # token tangents in one SwiGLU of nodes: 2 MB of gates at 9 x 32, about a cache
 
 
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """A state and its tangents, sequence first."""
+    """A state and its tangents, sequence first; D is (n, C) inside a block of nodes."""
 
-    value: Float[Tensor, "M B D"]
-    tangents: Float[Tensor, "M k B D"]
+    value: Float[Tensor, "M B *D"]
+    tangents: Float[Tensor, "M k B *D"]
 
     def __add__(self, other: Dual | Tensor) -> Dual:
         if isinstance(other, Tensor):  # the input: constant along the orbit
@@ -97,7 +99,7 @@ def reasoning(
     """`ReasoningModule.forward`."""
     h = h if injection is None else h + injection
     for layer in module.layers:
-        h = block(layer, h, rope)  # type: ignore[arg-type]
+        h = nodes_block(layer, h) if isinstance(layer, EquivariantBlock) else block(layer, h, rope)  # type: ignore[arg-type]
     return h
 
 
@@ -110,17 +112,41 @@ def block(layer: Block, h: Dual, rope: tuple[Tensor, Tensor] | None) -> Dual:
     return norm_of_sum(h, swiglu(layer.mlp, h), layer.eps, dim=-1)
 
 
+def nodes_block(layer: EquivariantBlock, h: Dual) -> Dual:
+    """`EquivariantBlock.forward`; its sums and maps are linear, so tangents are more columns to them."""
+    mixed = layer.mix(h.tangents.flatten(1, 2)).unflatten(1, h.tangents.shape[1:3])
+    nodes = norm(Dual(layer.mix(h.value), mixed), layer.eps, dim=-1)
+    out = norm_of_sum(nodes, swiglu_of_nodes(layer, nodes), layer.eps, dim=-1)
+    return Dual(out.value.flatten(2), out.tangents.flatten(3))
+
+
+def swiglu_of_nodes(layer: EquivariantBlock, h: Dual) -> Dual:
+    """`swiglu` on (..., n, C); tangents of a few tokens at a time, for the cache."""
+    gate, up = layer.gate_up_proj(h.value).chunk(2, dim=-1)
+    active, slope = F.silu(gate), torch.ops.aten.silu_backward(up, gate)
+    few = max(1, AT_ONCE // h.tangents[0, :, :, 0, 0].numel())
+    parts = []
+    for t, a, s in zip(
+        h.tangents.split(few), active[:, None].split(few), slope[:, None].split(few), strict=True
+    ):
+        dgate, dup = layer.gate_up_proj(t).chunk(2, dim=-1)
+        parts.append(layer.down_proj((dup * a).addcmul_(dgate, s)))
+    return Dual(layer.down_proj(active * up), torch.cat(parts))
+
+
 def norm_of_sum(h: Dual, branch: Dual, eps: float, dim: int) -> Dual:
-    """rms_norm(h + branch); the tangents of `branch` are used up.
+    """rms_norm(h + branch); the tangents of `branch` are used up."""
+    return norm(Dual(h.value + branch.value, branch.tangents.add_(h.tangents)), eps, dim)
+
+
+def norm(x: Dual, eps: float, dim: int) -> Dual:
+    """rms_norm(x); the tangents of x are used up.
 
     With y = x r, r = 1 / rms(x): dy = r (dx - y mean(y dx)), so what is along the token is lost.
     """
-    x = h.value + branch.value
-    y = rms_norm(x, eps, dim)
-    r = torch.rsqrt(x.square().mean(dim, keepdim=True) + eps)
-    over = dim if dim < 0 else 0
-    dx = branch.tangents.add_(h.tangents)
-    y_k = y[:, None]
+    y = rms_norm(x.value, eps, dim)
+    r = torch.rsqrt(x.value.square().mean(dim, keepdim=True) + eps)
+    over, dx, y_k = dim if dim < 0 else 0, x.tangents, y[:, None]
     along = (dx * y_k).mean(over, keepdim=True)
     return Dual(y, dx.addcmul_(along, y_k, value=-1).mul_(r[:, None]))
 
@@ -205,7 +231,7 @@ def _lerp(old: Dual, new: Dual, damping: float) -> Dual:
 
 def _known_module(module: nn.Module) -> bool:
     """Not a variant of the layers that are written out here."""
-    ours = (ReasoningModule, Block, SwiGLU, Attention)
+    ours = (ReasoningModule, Block, EquivariantBlock, SwiGLU, Attention)
     return not isinstance(module, ours) or type(module) in ours
 
 
