@@ -67,7 +67,7 @@ def accuracy(scores: dict[str, Any]) -> Iterator[str]:
     yield f"Share of {scores['n']:,} puzzles of {scores['data']} solved exactly, {scores['dtype']}, one"
     yield "rollout; 95 % Wilson intervals."
     yield ""
-    yield from row(["rating", "puzzles", *(f"{s} segments" for s in numbers)])
+    yield from row(["rating", "puzzles", *(f"{s} segment{'s' * (s != '1')}" for s in numbers)])
     yield from row(["---"] * (2 + len(numbers)))
     whole = [scores["segments"][s]["exact_accuracy"] for s in numbers]
     yield from row(["**all**", f"{scores['n']:,}", *map(interval, whole)])

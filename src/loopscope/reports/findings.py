@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.fate import WINDOW, FateTable, drift_slope
 from loopscope.evaluation.intervals import wilson
 from loopscope.reports.measurement import Measurement
@@ -191,6 +192,9 @@ def time_finding(m: Measurement) -> Finding | None:
     )
     if found.events < 2:
         return Finding(verdict, f"{text}.")
+    test = decay_test(m.first_solved, start=m.escape_from, stop=m.stop)
+    if test.flagged:
+        return Finding(verdict, f"{text}, an average: {test.verdict}.")
     if found.exponential:
         return Finding(verdict, f"{text}; the data do not contradict a constant rate.")
     direction = "falls" if found.trend < 0 else "rises"
