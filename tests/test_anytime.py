@@ -14,7 +14,7 @@ import pytest
 from loopscope.cli import main
 from loopscope.errors import UserError
 from loopscope.evaluation import anytime as module
-from loopscope.evaluation.anytime import anytime, luby
+from loopscope.evaluation.anytime import anytime, luby, moments
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
@@ -85,6 +85,19 @@ def test_seconds_are_kept_and_batches_may_differ(monkeypatch):
     assert found.spent[3:].max(axis=1).tolist() == [4, 4]
     assert found.spent[4].tolist() == [1, 2, 3, 4, 4, 4]
     np.testing.assert_array_equal(found.tokens[4, 3], found.tokens[4, 5])
+
+
+def test_moments_are_those_of_a_set_and_can_be_left_at_any_time():
+    model, puzzles = tiny_model(), tiny_puzzles(4)
+    how = {"policy": "luby", "cutoff": 1, "noise": 1.0}
+    whole = anytime(model, puzzles, budget=6 * 7, batch_size=4, **how)
+    watched = moments(model, puzzles, seconds=3600.0, **how)
+    for column, moment in zip(range(7), watched, strict=False):
+        np.testing.assert_array_equal(moment.tokens, whole.tokens[:, column])
+        np.testing.assert_array_equal(moment.rollout, whole.rollout[:, column])
+        assert moment.spent == whole.spent[0, column]
+    with pytest.raises(UserError, match="unknown policy"):  # at once, not at the first moment
+        moments(model, puzzles, budget=6, policy="hope")
 
 
 @pytest.mark.parametrize(

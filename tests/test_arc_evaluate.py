@@ -252,3 +252,4 @@ def test_command(folders, network, tmp_path, monkeypatch, capsys):
     assert read["arc_rule"] == "official"
     assert set(json.loads((tmp_path / "k.json").read_text())) == {"task0", "task1", "task2"}
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 7
+    assert not list(tmp_path.glob("*.parts"))  # all is written, nothing is left over

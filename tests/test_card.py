@@ -10,8 +10,9 @@ import yaml
 
 from checkpoints import FOLDER, SMALL, command, same_weights
 from loopscope.models import build_model
-from loopscope.models.card import card, compact, describe
+from loopscope.models.card import card, compact, describe, published
 from loopscope.models.folder import save_model
+from loopscope.models.load import list_shipped
 from loopscope.models.load import load as load_model
 from shared import shared_path
 
@@ -85,3 +86,40 @@ def test_export_of_a_run_carries_its_scores(tmp_path: Path, capsys: pytest.Captu
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| a.csv | 24 | float32 | 16 | 50.0 % [31.0, 69.0] | - | - |" in text
     assert same_weights(load_model(tmp_path / "out"), build_model(SMALL, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("path", "/home/me/a/rows.csv.gz", "rows.csv.gz"),
+        ("path", ["secret/b.csv", "c.csv"], ["b.csv", "c.csv"]),
+        ("path", "hf:owner/name", "hf:owner/name"),
+        ("init_from", "runs/mine/", "mine"),
+        ("data_paths", ["data/sudoku-1k"], ["sudoku-1k"]),
+        ("name", "/home/me/run", "run"),
+        ("note", "C:\\Users\\me\\run", "run"),
+        ("name", "owner/name", "owner/name"),
+        ("path", None, None),
+        ("lr", 1e-3, 1e-3),
+    ],
+)
+def test_no_folder_of_the_trainer_is_published(key: str, value: object, kept: object) -> None:
+    assert published({"a": {"b": [{key: value}]}}) == {"a": {"b": [{key: kept}]}}
+
+
+def test_export_holds_no_local_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"recipe": RECIPE, "step": 5, "first_part": {"recipe": RECIPE}}
+    save_model(build_model(SMALL, seed=1), tmp_path / "run" / "best", facts)
+    for name, words in (("out", ["export"]), ("new", ["convert"])):
+        command(capsys, "models", *words, str(tmp_path / "run"), str(tmp_path / name))
+        for file in ("config.json", "README.md"):
+            text = (tmp_path / name / file).read_text()
+            assert "/home/me" not in text, text
+            assert str(tmp_path) not in text, text
+            assert "rows.csv.gz" in text
+
+
+@pytest.mark.parametrize("name", list_shipped())
+def test_shipped_models_hold_no_local_path(name: str) -> None:
+    facts = {k: v for k, v in load_model(name).facts.items() if k != "source"}
+    assert published(facts) == facts

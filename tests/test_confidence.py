@@ -8,7 +8,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from loopscope.evaluation.confidence import risk_coverage, selection_value
+from loopscope.evaluation.auc import resampled_counts
+from loopscope.evaluation.confidence import risk_coverage, selection_value, surest_scores
+from loopscope.evaluation.intervals import wilson
 
 
 def test_risk_by_hand() -> None:
@@ -68,3 +70,32 @@ def test_a_blind_choice_is_one_rollout_at_random() -> None:
     found = selection_value(rng.normal(size=correct.shape), correct, resamples=300)
     assert found.auc.low < 0.5 < found.auc.high
     assert found.chosen.low < found.random.value < found.chosen.high
+
+
+def test_the_surest_answers_by_hand() -> None:
+    """Of five the surest three (half, rounded up) and four, and the mean risk of all."""
+    sure = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
+    table = surest_scores(sure, np.array([True, True, False, True, False]), resamples=50)
+    assert table["exact_at_coverage_50"] == wilson(2, 3)
+    assert table["exact_at_coverage_80"] == wilson(3, 4)
+    assert table["risk_area"].value == pytest.approx((0 + 0 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
+    nobody = surest_scores(np.empty(0), np.empty(0, bool))
+    assert all(math.isnan(e.value) and e.n == 0 for e in nobody.values())
+
+
+def test_without_a_wrong_answer_the_area_has_a_bound() -> None:
+    table = surest_scores(np.arange(40.0), np.ones(40, bool))
+    assert table["risk_area"] == wilson(0, 40)
+    assert table["exact_at_coverage_50"] == wilson(20, 20)
+
+
+def test_interval_of_the_area_is_that_of_resampled_puzzles() -> None:
+    """The bootstrap counts puzzles by weight; here every sample is laid out and sorted anew."""
+    rng = np.random.default_rng(2)
+    sure, correct = np.round(rng.normal(size=60), 1), rng.random(60) < 0.6  # with ties
+    found = risk_coverage(sure, correct, resamples=40).area
+    areas = []
+    for drawn in resampled_counts(60, 40, 0):
+        rows = np.repeat(np.arange(60), drawn)
+        areas.append(risk_coverage(sure[rows], correct[rows], resamples=2).risk.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])))

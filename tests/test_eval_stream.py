@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tracemalloc
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loopscope.errors import UserError
-from loopscope.evaluation import stream
+from loopscope.evaluation import arc, stream
 from loopscope.evaluation.answer_file import answer_table, write_answers
+from loopscope.evaluation.arc import evaluate_arc
 from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.stream import parts_of
+from loopscope.tasks import PuzzleSet, read_puzzles
+from loopscope.tasks.build.arc import build_arc
+from loopscope.tasks.storage.layout import names
 from loopscope.training.distributed import is_main
-from tiny import tiny_model, tiny_puzzles
+from tiny import BOARD, Approach, tiny_model, tiny_puzzles
 from together import finish, start, together
 
 LEVERS = {"segments": [2, 3], "restarts": 3, "noise": 1.0, "views": 2, "batch_size": 4}
@@ -26,17 +33,27 @@ LEVERS = {"segments": [2, 3], "restarts": 3, "noise": 1.0, "views": 2, "batch_si
 def run(out: Path, killed_after: int | None = None, **levers: Any) -> None:
     """Evaluate 30 puzzles in chunks of 8, and write scores and answers; or die after some chunks."""
     stream.CHUNK = 2
-    parts, write = parts_of(out), stream.Parts.write
+    die_after(killed_after)
+    puzzles = tiny_puzzles(30)
+    result = evaluate(tiny_model(), puzzles, answers=True, parts=parts_of(out), **(LEVERS | levers))
+    keep(out, result, puzzles)
+
+
+def die_after(chunks: int | None) -> None:
+    """Die as soon as so many chunks are kept."""
+    write = stream.Parts.write
 
     def die(self: stream.Parts, chunk: slice, columns: stream.Chunk) -> None:
         write(self, chunk, columns)
-        if len(list(self.folder.glob("*.npz"))) == killed_after:
+        if len(list(self.folder.glob("*.npz"))) == chunks:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if killed_after:
+    if chunks:
         stream.Parts.write = die
-    puzzles = tiny_puzzles(30)
-    result = evaluate(tiny_model(), puzzles, answers=True, parts=parts, **(LEVERS | levers))
+
+
+def keep(out: Path, result: Any, puzzles: PuzzleSet) -> None:
+    """Write answers and all scores that are no times."""
     if is_main():
         found = {
             k: v for k, v in result.to_dict().items() if k not in ("seconds_per_puzzle", "command", "created")
@@ -83,3 +100,113 @@ def test_a_part_of_a_set_is_answered_as_in_the_whole() -> None:
     whole, part = solve(model, puzzles, **levers), solve(model, puzzles[5:], first=5, **levers)
     assert (whole.rollouts[5:] == part.rollouts).all()
     assert (solve(model, puzzles[5:], **levers).rollouts != part.rollouts).any()
+
+
+# -- ARC
+
+
+def arc_model(identifiers: int) -> Any:
+    """A random model with a row for every identifier."""
+    size = {"seq_len": 900, "vocab_size": 12, "mlp_t": False, "H_cycles": 1, "L_cycles": 1}
+    table = {"puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "num_puzzle_identifiers": identifiers}
+    return tiny_model(**size, **table, pos_encodings="rope")
+
+
+def run_arc(out: Path, folder: Path, killed_after: int | None = None, rule: str = "official") -> None:
+    """Vote on 3 tasks with 2 test inputs in 4 versions, 24 rows in 6 chunks; or die after some.
+
+    The official rule ranks equal candidates by which was seen first, so it tells a changed order.
+    """
+    arc.CHUNK = 2
+    die_after(killed_after)
+    puzzles, known = read_puzzles(folder), names(folder)
+    model = arc_model(len(known))
+    how: dict[str, Any] = {"segments": [1, 2], "batch_size": 2, "rule": rule, "parts": parts_of(out)}
+    result, votes = evaluate_arc(model, puzzles, known, **how)
+    keep(out, result, puzzles)
+    if is_main():
+        tried = {t: [of.candidates(*test) for test in of._tallies] for t, of in votes.items()}
+        shown = [[(c.grid.tolist(), c.votes, c.confidence) for c in row] for row in chain(*tried.values())]
+        assert any(len(row) > 1 for row in shown)  # else no order could be wrong
+        out.with_suffix(".votes").write_text(json.dumps(shown))
+
+
+@pytest.fixture(scope="module")
+def arc_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one process finds, and the folder it was asked about."""
+    root, rng = tmp_path_factory.mktemp("arc"), np.random.default_rng(0)
+    (root / "source" / "evaluation").mkdir(parents=True)
+    for i in range(3):
+        pairs = [{k: rng.integers(0, 10, (2, 3)).tolist() for k in ("input", "output")} for _ in range(4)]
+        task = {"train": pairs[:2], "test": pairs[2:]}
+        (root / "source" / "evaluation" / f"task{i}.json").write_text(json.dumps(task))
+    build_arc(root / "source", root / "set", subsets=["evaluation"], augmentations=3)
+    together(1, run_arc, root / "a.csv", root / "set")
+    return root / "a.csv", root / "set"
+
+
+def assert_equal_votes(out: Path, alone: Path) -> None:
+    assert_equal(out, alone)
+    assert out.with_suffix(".votes").read_text() == alone.with_suffix(".votes").read_text()
+
+
+@pytest.mark.parametrize("num", [2, 4])
+def test_arc_in_several_processes_equals_one(num: int, arc_alone: tuple[Path, Path], tmp_path: Path) -> None:
+    together(num, run_arc, tmp_path / "a.csv", arc_alone[1])
+    assert_equal_votes(tmp_path / "a.csv", arc_alone[0])
+
+
+def test_arc_killed_and_resumed_equals_one_go(arc_alone: tuple[Path, Path], tmp_path: Path) -> None:
+    out, (alone, folder) = tmp_path / "a.csv", arc_alone
+    assert finish(start(1, run_arc, out, folder, 3)) == [-signal.SIGKILL]
+    assert not out.exists()
+    held = {p.name: p.stat().st_mtime_ns for p in parts_of(out).folder.glob("*.npz")}
+    assert len(held) == 3
+    together(2, run_arc, out, folder)  # two go on with what one began
+    assert_equal_votes(out, alone)
+    now = {p.name: p.stat().st_mtime_ns for p in parts_of(out).folder.glob("*.npz")}
+    assert held.items() <= now.items()
+    assert len(now) == 6
+    puzzles, known = read_puzzles(folder), names(folder)
+    more: dict[str, Any] = {"segments": [1, 2], "batch_size": 2, "versions": 1}
+    with pytest.raises(UserError, match=r"another evaluation .versions differs") as caught:
+        evaluate_arc(arc_model(len(known)), puzzles, known, parts=parts_of(out), **more)
+    assert "\n" not in str(caught.value)
+
+
+# -- memory
+
+
+def mapped(folder: Path, count: int) -> PuzzleSet:
+    """A few puzzles again and again, on the disk: what is read of them is not in memory."""
+    few = tiny_puzzles(8)
+    assert few.labels is not None
+    arrays = []
+    for name, rows in (("inputs", few.inputs), ("labels", few.labels)):
+        np.save(folder / f"{name}{count}.npy", np.tile(rows, (count // 8, 1)))
+        arrays.append(np.load(folder / f"{name}{count}.npy", mmap_mode="r"))
+    puzzles = PuzzleSet(BOARD, *arrays, np.zeros(count, np.int32), name="mapped")
+    assert puzzles.content_hash  # once for all: the hash is no part of the work
+    return puzzles
+
+
+def test_memory_grows_with_the_chunk_and_hardly_with_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times the puzzles in chunks of the same size, and the same puzzles in one chunk."""
+
+    def peak(count: int, chunk: int) -> int:
+        monkeypatch.setattr(stream, "CHUNK", chunk)
+        puzzles = mapped(tmp_path, count)
+        tracemalloc.start()
+        evaluate(Approach(0.5), puzzles, segments=1, restarts=16, batch_size=64)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    # intervals need the same 32 MB for any set; here the way to them counts
+    monkeypatch.setattr("loopscope.evaluation.evaluate._scores_of", lambda columns: {})
+    peak(64, 1)  # what is imported and kept at the first time
+    small, large, coarse = peak(512, 4), peak(2048, 4), peak(2048, 32)
+    assert large - small < 400 * (2048 - 512)  # what is kept of a puzzle: its columns, 16 rollouts in two
+    assert coarse > 2.5 * large  # the same puzzles in one chunk

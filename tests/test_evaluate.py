@@ -59,6 +59,11 @@ def test_analytic_map():
         assert row["exact_accuracy"] == wilson(int(exact.sum()), 7)
         assert row["cell_accuracy"].value == pytest.approx(right.mean())
         assert row["halt_accuracy"] == wilson(int((says == exact).sum()), 7)
+        surest = np.argsort(-z[:, 0], kind="stable")
+        found = row["exact_at_coverage_50"]
+        best, worst = (np.sort(exact[z[:, 0] >= z[surest[3], 0]])[::step][:4].sum() for step in (-1, 1))
+        assert worst <= found.value * 4 <= best  # ties in the halt logit leave a choice
+        assert found.n == 4
     assert result.applications == {3: 3, 6: 6}
 
 

@@ -103,6 +103,65 @@ def test_solve_with_every_lever(run):
     assert calls == ran * tiny_model().applications_per_segment
 
 
+@pytest.mark.parametrize("policy", ["deepen", "restart", "luby"])
+def test_budget_shows_the_answer_as_it_changes(run, policy):
+    code, out, _ = run(f"solve model {PUZZLE} --budget 60 --policy {policy} --cutoff 2 --noise 1")
+    assert code == 0
+    assert is_plain(out)
+    head, *lines = out[: out.index("┌")].splitlines()
+    assert head.split() == ["applications", "seconds", "orbit", "sure", "wrong"]
+    spent = [int(line.split()[0]) for line in lines]
+    assert spent[0] == 6
+    assert spent == sorted(set(spent))
+    assert spent[-1] == 60
+    assert "NOT solved: answer " in out
+    assert f"policy {policy}; 60 block applications" in out
+    if policy == "deepen":
+        plain = run(f"solve model {PUZZLE} --segments 10")[1]
+        assert plain[plain.index("┌") : plain.index("bold:")] == out[out.index("┌") : out.index("bold:")]
+
+
+def test_budget_in_seconds_and_cut_off_by_a_person(run, monkeypatch):
+    from loopscope.evaluation import anytime
+
+    assert run(f"solve model {PUZZLE} --budget 0.2s")[0] == 0
+    original = anytime._within
+
+    def until_ctrl_c(*args):
+        yield from first_of(original(*args), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(anytime, "_within", until_ctrl_c)
+    code, out, _ = run(f"solve model {PUZZLE} --budget 2min")
+    assert code == 0
+    assert "interrupted; the answer so far:" in out
+    assert "the model " in out
+
+
+def first_of(items, count):
+    return (item for item, _ in zip(items, range(count), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--budget soon", "--budget soon: expected a time as 10s or 2min, or a number of block applications"),
+        ("--budget nans", "--budget nans: expected a time"),
+        ("--budget 5", "one segment of this model takes 6 block applications"),
+        ("--budget 5s --policy hope", "--policy hope: unknown. Choose one of deepen, restart, luby"),
+        ("--budget 5s --segments 9", "--segments 9: no use beside --budget"),
+        ("--budget 5s --trace", "--trace: no use beside --budget"),
+        ("--policy luby", "--policy luby: says how a budget is spent. Add --budget 10s"),
+        ("--cutoff 3", "--cutoff 3: says how a budget is spent"),
+    ],
+)
+def test_budget_mistakes_are_one_line(run, options, message):
+    code, _, err = run(f"solve model {PUZZLE} {options}")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_colours_only_for_a_terminal(place):
     """In a pipe, with the environment of a terminal, there is no escape code."""
     line = [sys.executable, "-m", "loopscope", "solve", "model", PUZZLE, "--trace", "--segments", "2"]
@@ -269,6 +328,7 @@ def test_arc_without_a_solution_is_not_checked(arc, monkeypatch):
         ("arcs source/evaluation/task0.json", "Name the folder the model was trained with: --data FOLDER."),
         ("arcs other.json --data arc", "task other has no row in the model's puzzle table (9 identifiers)"),
         ("arcs source/evaluation/task0.json --data arc --restarts 2", "--restarts 2: ARC answers are chosen"),
+        ("arcs source/evaluation/task0.json --budget 5s", "--budget 5s: ARC answers are chosen by vote"),
         ("arcs nothing.json", "nothing.json: no such file"),
         ("arcs other.json --gif film.mp4", "--gif film.mp4: expected a name that ends in .gif"),
     ],

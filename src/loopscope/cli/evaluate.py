@@ -26,6 +26,9 @@ NAMES = {  # score -> column
     "mean_at_k": "one at random",
     "selection_gap": "missed by choice",
     "selection_auc": "AUC of halt",
+    "exact_at_coverage_50": "exact, surest 50 %",
+    "exact_at_coverage_80": "surest 80 %",
+    "risk_area": "area of risk",
     "verified": "keeps the rules",
     "valid": "valid grid",
     "givens_kept": "givens kept",
@@ -37,6 +40,7 @@ COSTS = ("applications", "GFLOP", "ms per puzzle")
 HEADLINE = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
 TOGETHER = (  # columns of a table, three at most on 80 characters
     HEADLINE,
+    ("exact_at_coverage_50", "exact_at_coverage_80", "risk_area"),
     ("pass_at_k", "mean_at_k"),
     ("selection_gap", "selection_auc"),
     ("unfilled_accuracy", "cumulative_accuracy", "absorbed_accuracy"),
@@ -144,9 +148,7 @@ def evaluate(
         if is_arc:
             whole = puzzles if limit is None else first_tasks(data, split, limit)
             voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
-            found = vote(model, networks[0], whole, data, voting, submission)
-            if found is not None:
-                write_results(found, whole, out, answers)
+            vote(model, networks[0], whole, data, voting, (out, answers, submission))
         elif sweep is not None:
             show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
         else:
@@ -219,23 +221,37 @@ def check_options(
 
 
 def vote(
-    model: str, network: Any, puzzles: Any, data: str, voting: dict[str, Any], submission: Path | None
-) -> Evaluation | None:
-    """Score an ARC set by vote over versions, and write the submission; None but in the first process."""
+    model: str,
+    network: Any,
+    puzzles: Any,
+    data: str,
+    voting: dict[str, Any],
+    files: tuple[Path | None, Path | None, Path | None],
+) -> None:
+    """Score an ARC set by vote over versions, and write scores, answers and submission, where asked for.
+
+    Finished chunks outlive a kill beside the answers, or beside the submission.
+    """
     from loopscope.evaluation.arc import evaluate_arc
+    from loopscope.evaluation.stream import parts_of
     from loopscope.files import write_text
     from loopscope.tasks.storage.layout import names
     from loopscope.training.distributed import is_main
 
-    result, votes = evaluate_arc(network, puzzles, names(data), **voting)
+    out, answers, submission = files
+    kept = answers or submission
+    parts = parts_of(kept) if kept is not None else None
+    result, votes = evaluate_arc(network, puzzles, names(data), parts=parts, **voting)
     if not is_main():
-        return None
+        return
     print_votes(model, result)
     if submission is not None:
         most = max(votes)
         write_text(submission, json.dumps(votes[most].submission()))
         options.say(f"\nsubmission, {most} segments, written to {submission}")
-    return result
+    write_results(result, puzzles, out, answers)
+    if parts is not None:
+        parts.remove()
 
 
 def write_results(result: Evaluation, puzzles: Any, out: Path | None, answers: Path | None) -> None:

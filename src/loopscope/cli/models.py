@@ -77,6 +77,7 @@ def convert(
     loopscope models convert runs/sudoku9 official-folder --to official
     loopscope models convert runs/sudoku9 uncompiled --to official --prefix model.inner.
     """
+    from loopscope.models.card import published
     from loopscope.models.folder import save_model
     from loopscope.models.official import save_official
 
@@ -89,7 +90,7 @@ def convert(
     if to == "official":
         save_official(network, out, prefix)
     else:
-        save_model(network, out)
+        save_model(network, out, published(network.facts))
     options.say(f"written to {out}")
 
 
@@ -141,11 +142,12 @@ def push(
 
 def write_export(model: str, out: Path, known: list[str] | None) -> None:
     """The folder that is published."""
-    from loopscope.models.card import found_scores
+    from loopscope.models.card import found_scores, published
     from loopscope.models.folder import save_model
     from loopscope.models.load import locate
 
-    save_model(options.load_model(model, known), out, scores=found_scores(locate(model)))
+    network = options.load_model(model, known)
+    save_model(network, out, published(network.facts), found_scores(locate(model)))
 
 
 def in_words(key: str, value: Any) -> str:

@@ -39,6 +39,16 @@ def solve(
     select: Annotated[
         str, typer.Option(help="Who answers: halt, residual, logit_change, majority or verified.")
     ] = "halt",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Instead of --segments: 10s, 2min, or a number of block applications."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who gets the budget: deepen (one orbit), restart or luby (new orbits).")
+    ] = "deepen",
+    cutoff: Annotated[
+        int, typer.Option(help="Segments of an orbit before a new one, luby: of the shortest.", min=1)
+    ] = 16,
     trace: Annotated[bool, typer.Option("--trace", help="Show what every segment changed.")] = False,
     gif: Annotated[Path | None, typer.Option(help="Write a film of the plain orbit here (.gif).")] = None,
     growth: Annotated[
@@ -57,10 +67,11 @@ def solve(
       ..8..34.. ..6....75 ..24..93. 364.2.... .1573..4.
     loopscope solve sudoku9-cpu PUZZLE --trace --gif film.gif
     loopscope solve sudoku9-cpu PUZZLE --restarts 8 --select verified
+    loopscope solve sudoku9-cpu PUZZLE --budget 10s --policy luby
     loopscope solve RUN maze.txt --segments 64 --stop settled --trace
     loopscope solve RUN 007bbfb7.json --views 100
     """
-    from loopscope.cli import one_puzzle, solve_arc
+    from loopscope.cli import one_puzzle, solve_anytime, solve_arc
     from loopscope.evaluation.solve import solve as run
 
     if gif is not None and gif.suffix != ".gif":
@@ -68,15 +79,28 @@ def solve(
     path = one_puzzle.file_of(puzzle)
     turned: dict[str, Any] = {"restarts": restarts, "start": start, "segment_noise": segment_noise}
     turned |= {"stop": stop, "select": select}
-    if path is not None and path.name.removesuffix(".gz").endswith(".json"):
+    spending: dict[str, Any] = {"policy": policy, "cutoff": cutoff}
+    is_arc = path is not None and path.name.removesuffix(".gz").endswith(".json")
+    others = {"segments": segments, "views": views, "trace": trace, "gif": gif}
+    spending |= solve_anytime.budget_of(budget, spending, turned | others, is_arc)
+    if is_arc and path is not None:
         solve_arc.refuse(turned)
         network = options.load_model(model, known, "float32" if gif else None)
         puzzles = solve_arc.answer(network, path, data, segments, views, trace)
     else:
         puzzles = one_puzzle.read_text_puzzle(puzzle, path)
         network = options.load_model(model, known, "float32" if gif else None)
-        more: dict[str, Any] = {"segments": segments, "noise": noise, "views": views or 1, "seed": seed}
-        show(puzzles, run(network, puzzles, **more, **turned, trace=trace), trace, select)
+        common: dict[str, Any] = {
+            "noise": noise,
+            "start": start,
+            "segment_noise": segment_noise,
+            "seed": seed,
+        }
+        if budget is not None:
+            solve_anytime.answer(network, puzzles, spending | common)
+            return
+        more = common | turned | {"segments": segments, "views": views or 1}
+        show(puzzles, run(network, puzzles, **more, trace=trace), trace, select)
     if gif is not None:
         write_film(network, puzzles, segments, growth, gif)
 
@@ -85,29 +109,42 @@ def show(puzzles: PuzzleSet, answers: Any, traced: bool, select: str) -> None:
     """Trace, board, verdict and cost."""
     from loopscope.cli import boards
 
-    inputs, rollouts = puzzles.inputs[0], answers.rollouts.shape[1]
+    rollouts = answers.rollouts.shape[1]
     if traced:
         options.console.print(boards.trace(puzzles, answers, 0, options.console.width))
         plain = " of the plain start" if rollouts > 1 else ""
         options.say(f"trace{plain}: {boards.trace_summary(puzzles, answers, 0)}\n")
-    style = "green" if answers.verified[0] else ""
-    options.console.print(boards.board(puzzles.task, inputs, answers.tokens[0], style=style))
-    options.say(boards.key(puzzles.task, traced), "dim")
-    print_verdict(puzzles, answers)
+    print_board(puzzles, answers.tokens[0], traced)
+    late = f", late residual {answers.residual[0]:.1g}"
+    print_verdict(puzzles, answers.tokens[0], float(answers.halt_logit[0]), late)
     if rollouts > 1:
         options.say(f"rollout {answers.rollout[0] + 1} of {rollouts} chosen by {select}")
     ran, calls = int(answers.segments[0].sum()), int(answers.applications[0])
     options.say(f"{ran} segments, {calls:,} block applications, {answers.seconds:.2g} s", "dim")
 
 
-def print_verdict(puzzles: PuzzleSet, answers: Any) -> None:
-    """A line or two on the answer, one on the state of the model."""
+def is_right(puzzles: PuzzleSet, answer: Any) -> bool:
+    """Whether an answer to the only puzzle keeps the rules and the givens."""
+    return bool(puzzles.task.verify(puzzles.inputs, answer[None])[0])
+
+
+def print_board(puzzles: PuzzleSet, answer: Any, traced: bool) -> None:
+    """The answer, and what its marks mean."""
+    from loopscope.cli import boards
+
+    style = "green" if is_right(puzzles, answer) else ""
+    options.console.print(boards.board(puzzles.task, puzzles.inputs[0], answer, style=style))
+    options.say(boards.key(puzzles.task, traced), "dim")
+
+
+def print_verdict(puzzles: PuzzleSet, answer: Any, halt: float, more: str = "") -> None:
+    """A line or two on the answer, one on the state of the model, which ends in `more`."""
     from loopscope.cli import boards
     from loopscope.tasks import Maze
 
     task: Any = puzzles.task
-    givens, answer, halt = puzzles.inputs[0], answers.tokens[0], float(answers.halt_logit[0])
-    if answers.verified[0]:
+    givens = puzzles.inputs[0]
+    if is_right(puzzles, answer):
         kept = (
             "a shortest path from S to G"
             if isinstance(task, Maze)
@@ -119,8 +156,7 @@ def print_verdict(puzzles: PuzzleSet, answers: Any) -> None:
         options.say(f"NOT solved: {reason}", "bold red")
         options.say(_counts(task, givens, answer))
     believes = "calls it right" if halt >= 0 else "does not call it right"
-    numbers = f"halt logit {halt:+.2f} ({boards.sure(halt)}), late residual {answers.residual[0]:.1g}"
-    options.say(f"the model {believes}: {numbers}")
+    options.say(f"the model {believes}: halt logit {halt:+.2f} ({boards.sure(halt)}){more}")
 
 
 def _counts(task: Any, givens: Any, answer: Any) -> str:

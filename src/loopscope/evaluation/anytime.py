@@ -107,20 +107,49 @@ def anytime(
     Raises:
         UserError: both budgets or none, one that is too small for a segment, an unknown policy.
     """
-    levers = Levers(noise=noise, start=start, segment_noise=segment_noise, seed=seed)
     check_numbers(batch_size, seed)
     check_fits(model, puzzles)
-    _check(model, budget, seconds, policy, cutoff)
-    found = []
-    for block in blocks(len(puzzles), batch_size):
-        index = np.arange(block.start, block.stop)
-        moments = follow_policy(model, puzzles, index, policy, cutoff, levers)
-        found.append(_stacked(list(_within(moments, int(model.applications_per_segment), budget, seconds))))
+    how: dict[str, Any] = {"budget": budget, "seconds": seconds, "policy": policy, "cutoff": cutoff}
+    how |= {"noise": noise, "start": start, "segment_noise": segment_noise, "seed": seed}
+    found = [
+        _stacked(list(moments(model, puzzles, np.arange(block.start, block.stop), **how)))
+        for block in blocks(len(puzzles), batch_size)
+    ]
     most = max(columns[0].shape[1] for columns in found)
     padded = [[x[:, np.minimum(np.arange(most), x.shape[1] - 1)] for x in columns] for columns in found]
     spent, wall, tokens, halt, rollout = (np.concatenate(parts) for parts in zip(*padded, strict=True))
     confidence = torch.sigmoid(torch.from_numpy(halt)).numpy()
     return Anytime(spent, wall, tokens, confidence, rollout)
+
+
+def moments(
+    model: Any,
+    puzzles: PuzzleSet,
+    index: Int[np.ndarray, " B"] | None = None,
+    *,
+    budget: int | None = None,
+    seconds: float | None = None,
+    policy: str = "deepen",
+    cutoff: int = 16,
+    noise: float = 0.3,
+    start: str = "perturbed",
+    segment_noise: float = 0.0,
+    seed: int = 0,
+) -> Iterator[Moment]:
+    """The same for one batch, moment by moment: whoever has seen enough stops asking.
+
+    Args:
+        model, puzzles, budget, seconds, policy, cutoff, noise, start, segment_noise, seed: as for `anytime`.
+        index: numbers of the puzzles of the batch in the set; None: all.
+    Raises:
+        UserError: as `anytime`, before the first moment.
+    """
+    levers = Levers(noise=noise, start=start, segment_noise=segment_noise, seed=seed)
+    check_fits(model, puzzles)
+    _check(model, budget, seconds, policy, cutoff)
+    index = np.arange(len(puzzles)) if index is None else index
+    endless = follow_policy(model, puzzles, index, policy, cutoff, levers)
+    return _within(endless, int(model.applications_per_segment), budget, seconds)
 
 
 def follow_policy(
@@ -172,11 +201,11 @@ def _orbit(
 
 
 def _within(
-    moments: Iterator[Moment], step: int, budget: int | None, seconds: float | None
+    endless: Iterator[Moment], step: int, budget: int | None, seconds: float | None
 ) -> Iterator[Moment]:
     """The moments up to the budget; a segment that would exceed it is not run, but the first always is."""
     before, longest = 0.0, 0.0
-    for moment in moments:
+    for moment in endless:
         yield moment
         longest, before = max(longest, moment.seconds - before), moment.seconds
         if budget is not None and moment.spent + step > budget:
@@ -185,11 +214,11 @@ def _within(
             return
 
 
-def _stacked(moments: list[Moment]) -> list[np.ndarray]:
+def _stacked(found: list[Moment]) -> list[np.ndarray]:
     """The fields of the moments of a batch as arrays (B, C, ...)."""
-    size = len(moments[0].tokens)
+    size = len(found[0].tokens)
     rows = (
-        [np.broadcast_to(x, (size, *np.shape(x)[1:])) for x in field] for field in zip(*moments, strict=True)
+        [np.broadcast_to(x, (size, *np.shape(x)[1:])) for x in field] for field in zip(*found, strict=True)
     )
     return [np.stack(row, axis=1) for row in rows]
 

@@ -2,29 +2,33 @@
 
 The versions are rows of the set or, as our folders have it, are made batch by batch from the plain rows.
 Which test input a row is, is its place in its puzzle. The unit of every interval is the task.
+
+Answers come chunk by chunk, each process having a stretch of them. Parts on disk keep the answers of a chunk
+as tokens, 0.9 kB for a row and number of segments; in memory only their votes stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
 from loopscope.evaluation.arc_votes import KS, ArcVotes
 from loopscope.evaluation.evaluate import Evaluation, joined, record, segments_wanted
 from loopscope.evaluation.intervals import Estimate
 from loopscope.evaluation.metrics import Columns, clustered_scores, grade
-from loopscope.evaluation.stream import casts_kept, gathered
-from loopscope.evaluation.subject import blocks, check_fits, check_numbers, device_of, dtype_name
+from loopscope.evaluation.stream import CHUNK, Chunk, Parts, casts_kept, finished, gathered
+from loopscope.evaluation.subject import blocks, check_fits, check_numbers, device_of, dtype_name, identity
+from loopscope.files import sha256
 from loopscope.tasks.arc.board import Arc
 from loopscope.tasks.arc.files import Pair
 from loopscope.tasks.arc.versions import parse_names
 from loopscope.tasks.base import Groups, PuzzleSet, make_batch
-from loopscope.training.distributed import agreeing, num_processes, rank
+from loopscope.training.distributed import agreeing, num_processes, on_main, rank
 
 
 class Shown(NamedTuple):
@@ -53,6 +57,7 @@ def evaluate_arc(
     rule: str = "ours",
     batch_size: int = 64,
     progress: bool = False,
+    parts: Parts | None = None,
 ) -> tuple[Evaluation, dict[int, ArcVotes]]:
     """Vote on the test inputs of every task, for each number of segments.
 
@@ -65,6 +70,7 @@ def evaluate_arc(
         rule: "ours" or "official" (`arc_votes`).
         batch_size: rows per batch.
         progress: show a progress bar.
+        parts: keeps finished answers on disk, so that a killed evaluation is gone on with.
     Returns:
         Scores: `pass_at_k` with partial credit, `all_pairs_pass_at_k` (a task counts when all its test
         inputs are right), and the headline scores of the single rows. Its outcomes are rows of
@@ -77,21 +83,28 @@ def evaluate_arc(
     asked = shown(puzzles, versions)
     tests = pairs_asked(puzzles, names)
     votes = {t: ArcVotes(tests, names, rule) for t in wanted}
-    parts: dict[int, list[Columns]] = {t: [] for t in wanted}
+    graded: dict[int, list[Columns]] = {t: [] for t in wanted}
     dtype = ""
+    if parts is not None:
+        manifest = _manifest(model, puzzles, names, wanted, versions, batch_size)
+        on_main(lambda: parts.begin(manifest))
+    work = partial(_chunk, model, puzzles, asked, wanted=wanted, batch_size=batch_size)
     with agreeing(), casts_kept([model]):
-        for rows, inputs, labels in _batches(puzzles, asked, batch_size, progress):
-            dtype, answers = _answers(model, inputs, rows.puzzle_id, wanted)
-            for t, (tokens, halt) in answers.items():
+        for chunk, columns in finished(_my_chunks(len(asked.row), batch_size), work, parts, progress):
+            rows, inputs, labels = _rows(puzzles, asked, chunk)
+            dtype = str(columns["dtype"][0])
+            for t in wanted:
+                tokens, halt = columns[f"{t}/tokens"], columns[f"{t}/halt_logit"]
                 votes[t].add(rows.puzzle_id, rows.test, tokens, halt)
-                parts[t].append(grade(puzzles.task, inputs, tokens, labels, halt))
-    whole = gathered({rank(): (votes, parts, dtype)})
+                graded[t].append(grade(puzzles.task, inputs, tokens, labels, halt))
+    whole = gathered({rank(): (votes, graded, dtype)})
     for other in (whole[number] for number in range(1, len(whole))):  # in the order of the rows
         for t in wanted:
             whole[0][0][t].merge(other[0][t])
             whole[0][1][t].extend(other[1][t])
-    votes, parts, dtype = whole[0]
-    return _evaluation(model, puzzles, asked, votes, parts, dtype), votes
+    votes, graded, _ = whole[0]
+    dtype = next(name for *_, name in whole.values() if name)  # a process may have had no chunk
+    return _evaluation(model, puzzles, asked, votes, graded, dtype), votes
 
 
 def shown(puzzles: PuzzleSet, versions: int | None = None) -> Shown:
@@ -169,19 +182,58 @@ def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(first, counts) + within
 
 
-def _batches(
-    puzzles: PuzzleSet, asked: Shown, batch_size: int, progress: bool
-) -> Iterator[tuple[Shown, np.ndarray, np.ndarray]]:
+def _manifest(
+    model: Any,
+    puzzles: PuzzleSet,
+    names: Sequence[str],
+    wanted: Sequence[int],
+    versions: int | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """What the answers depend on; not the rule, as votes are counted anew."""
+    return {
+        "models": [identity(model)],
+        "dtypes": [str(getattr(model, "dtype", ""))],
+        "data": puzzles.content_hash,
+        "names": sha256("\n".join(names).encode()),
+        "segments": list(wanted),
+        "versions": versions,
+        "batch_size": batch_size,
+    }
+
+
+def _my_chunks(n: int, batch_size: int) -> list[slice]:
+    """A stretch for each process, so that candidates are seen in the order of the rows."""
+    chunks, processes = blocks(n, batch_size * CHUNK), num_processes()
+    return chunks[len(chunks) * rank() // processes : len(chunks) * (rank() + 1) // processes]
+
+
+def _rows(puzzles: PuzzleSet, asked: Shown, block: slice) -> tuple[Shown, np.ndarray, np.ndarray]:
+    """Some of the rows to show, as they are shown."""
     assert isinstance(puzzles.task, Arc)
     assert puzzles.labels is not None
-    parts, n = blocks(len(asked.row), batch_size), num_processes()
-    mine = parts[len(parts) * rank() // n : len(parts) * (rank() + 1) // n]
-    for block in tqdm(mine, disable=not progress or rank() > 0, unit="batch", leave=False):
-        rows = Shown(*(column[block] for column in asked))
-        inputs, labels = puzzles.inputs[rows.row], puzzles.labels[rows.row]
-        if _drawn(puzzles):
-            inputs, labels = puzzles.task.as_named(inputs, labels, rows.puzzle_id)
-        yield rows, inputs, labels
+    rows = Shown(*(column[block] for column in asked))
+    inputs, labels = puzzles.inputs[rows.row], puzzles.labels[rows.row]
+    if _drawn(puzzles):
+        inputs, labels = puzzles.task.as_named(inputs, labels, rows.puzzle_id)
+    return rows, inputs, labels
+
+
+def _chunk(
+    model: Any, puzzles: PuzzleSet, asked: Shown, chunk: slice, *, wanted: Sequence[int], batch_size: int
+) -> Chunk:
+    """The columns `segments/tokens` and `segments/halt_logit` of some rows; `dtype` for all of them."""
+    rows, inputs, _ = _rows(puzzles, asked, chunk)
+    batches = [
+        _answers(model, inputs[block], rows.puzzle_id[block], wanted)
+        for block in blocks(len(inputs), batch_size)
+    ]
+    columns = {
+        f"{t}/{name}": np.concatenate([found[t][i] for _, found in batches])
+        for t in wanted
+        for i, name in enumerate(("tokens", "halt_logit"))
+    }
+    return columns | {"dtype": np.array([batches[0][0]])}
 
 
 @torch.no_grad()
@@ -205,7 +257,7 @@ def _evaluation(
     puzzles: PuzzleSet,
     asked: Shown,
     votes: dict[int, ArcVotes],
-    parts: dict[int, list[Columns]],
+    graded: dict[int, list[Columns]],
     dtype: str,
 ) -> Evaluation:
     first = next(iter(votes.values()))
@@ -221,7 +273,7 @@ def _evaluation(
         "no_vote": {str(t): dict(v.lost) for t, v in votes.items()},
     }
     return Evaluation(
-        {t: vote_scores(v) | clustered_scores(joined(parts[t]), asked.group) for t, v in votes.items()},
+        {t: vote_scores(v) | clustered_scores(joined(graded[t]), asked.group) for t, v in votes.items()},
         {},
         {t: round(t * model.applications_per_segment * len(asked.row) / inputs) for t in votes},
         record(model, puzzles, dtype) | facts,

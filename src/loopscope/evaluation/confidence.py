@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from loopscope.evaluation.auc import dense_rank, pair_counts, resampled_counts
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 
+COVERAGES = (50, 80)  # percent of the puzzles that are answered
+
 
 @dataclass(frozen=True)
 class RiskCoverage:
@@ -26,7 +28,7 @@ class RiskCoverage:
         coverage: share of puzzles answered, 1/n to 1.
         risk: share of wrong answers among them; ties in confidence are broken at random, on average.
         area: mean risk over all coverages, bootstrap over puzzles; without any knowledge it equals the
-            share of wrong answers.
+            share of wrong answers. Without a wrong answer its upper end is that of their share (Wilson).
         best: the area of a confidence that knows everything.
     """
 
@@ -56,19 +58,38 @@ def risk_coverage(
         resamples, seed: of the bootstrap of the area.
     Source: Geifman and El-Yaniv, NeurIPS 2017, arXiv 1705.08500.
     """
-    n, sure = len(correct), np.where(np.isnan(confidence), -np.inf, confidence)
+    n = len(correct)
     if n == 0:
         nothing = Estimate(math.nan, math.nan, math.nan, 0)
         return RiskCoverage(np.empty(0), np.empty(0), nothing, math.nan)
-    count = np.arange(1, n + 1)
-    risk = _wrong_among_surest(sure, correct) / count
-    draws = resampled_counts(n, resamples, seed)
-    rows = (np.repeat(np.arange(n), drawn) for drawn in draws)
-    areas = [float((_wrong_among_surest(sure[r], correct[r]) / count).mean()) for r in rows]
+    count, group = np.arange(1, n + 1), dense_rank(-np.where(np.isnan(confidence), -np.inf, confidence))
+    risk = _wrong_among_surest(group, ~correct, np.ones(n, int)) / count
+    if correct.all():
+        return RiskCoverage(count / n, risk, wilson(0, n), 0.0)
+    areas = [
+        float((_wrong_among_surest(group, ~correct, drawn) / count).mean())
+        for drawn in resampled_counts(n, resamples, seed)
+    ]
     low, high = np.quantile(areas, [0.025, 0.975])
     ideal = np.maximum(0, count - correct.sum()) / count
     area = Estimate(float(risk.mean()), float(low), float(high), n)
     return RiskCoverage(count / n, risk, area, float(ideal.mean()))
+
+
+def surest_scores(
+    confidence: Float[np.ndarray, " B"], correct: Bool[np.ndarray, " B"], *, resamples: int = 2000
+) -> dict[str, Estimate]:
+    """Accuracy of the surest 50 and 80 % of the answers (all of them: exact accuracy), and the area of risk.
+
+    Args:
+        confidence, correct, resamples: as for `risk_coverage`.
+    """
+    curve, table = risk_coverage(confidence, correct, resamples=resamples), {}
+    for share in COVERAGES:
+        n = math.ceil(share / 100 * len(correct))
+        wrong = round(curve.risk[n - 1] * n) if n else 0  # whole, even where ties make it a mean
+        table[f"exact_at_coverage_{share}"] = wilson(n - wrong, n)
+    return table | {"risk_area": curve.area}
 
 
 @dataclass(frozen=True)
@@ -141,8 +162,13 @@ def _auc_within_puzzles(sure: np.ndarray, correct: np.ndarray, resamples: int, s
     return Estimate(float(wins.sum() / pairs.sum()), float(low), float(high), n)
 
 
-def _wrong_among_surest(sure: np.ndarray, correct: np.ndarray) -> Float[np.ndarray, " B"]:
-    """Expected number of wrong answers among the surest 1, 2, ..., n; equally sure ones in random order."""
-    group = dense_rank(-sure)
-    size, wrong = np.bincount(group), np.bincount(group, ~correct)
-    return np.cumsum(np.repeat(wrong / size, size))
+def _wrong_among_surest(group: np.ndarray, wrong: np.ndarray, drawn: np.ndarray) -> Float[np.ndarray, " B"]:
+    """Expected number of wrong answers among the surest 1, 2, ..., n; equally sure ones in random order.
+
+    Args:
+        group: 0 for the surest answers, 1 for the next, (B,).
+        wrong: which are wrong, (B,).
+        drawn: how often each counts, n in all, (B,).
+    """
+    size, bad = np.bincount(group, drawn).astype(int), np.bincount(group, drawn * wrong)
+    return np.cumsum(np.repeat(bad / np.maximum(size, 1), size))

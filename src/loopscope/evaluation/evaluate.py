@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, UInt8
 
 from loopscope.errors import UserError
-from loopscope.evaluation.confidence import selection_value
+from loopscope.evaluation.confidence import selection_value, surest_scores
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.metrics import Columns, by_difficulty, cells_right, grade, summary
@@ -47,9 +47,10 @@ class Evaluation:
 
     Attributes:
         scores: segments -> score by name; first `exact_accuracy`, `cell_accuracy` and `halt_accuracy`, then
-            those of `metrics.summary`; with several rollouts also `pass_at_k` (an oracle: any rollout right)
-            and `mean_at_k` (one rollout at random), `selection_gap` (share that only the oracle gets) and
-            `selection_auc` (of the halt logit among the rollouts of a puzzle).
+            those of `metrics.summary` and `confidence.surest_scores` (by halt logit); with several rollouts
+            also `pass_at_k` (an oracle: any rollout right) and `mean_at_k` (one rollout at random),
+            `selection_gap` (share that only the oracle gets) and `selection_auc` (of the halt logit among
+            the rollouts of a puzzle).
         bands: segments -> fact that tells difficulty -> band -> exact accuracy.
         applications: segments -> block applications spent per puzzle, all rollouts together.
         facts: what was evaluated: model, data, dtype, n, rollouts and rule; versions and command.
@@ -142,7 +143,7 @@ def evaluate(
         for t in wanted
     }
     costs = {t: _cost(columns) for t, columns in outcomes.items()}
-    table = {t: _scores_of(columns, puzzles) for t, columns in outcomes.items()}
+    table = {t: _scores_of(columns) for t, columns in outcomes.items()}
     bands = {t: by_difficulty(columns["exact"], puzzles.facts) for t, columns in outcomes.items()}
     applications = {t: cost.applications for t, cost in costs.items()}
     return Evaluation(table, bands, applications, facts, outcomes, costs)
@@ -280,17 +281,19 @@ def _by_levers(
     return dtype, outcomes
 
 
-def _scores_of(columns: Columns, puzzles: PuzzleSet) -> dict[str, Estimate]:
+def _scores_of(columns: Columns) -> dict[str, Estimate]:
     """Scores of the answers and of the rollouts they were chosen from, whose columns are taken out."""
-    assert puzzles.labels is not None
     right, halt = columns.pop("rollouts_right", None), columns.pop("rollouts_halt", None)
-    rows = summary(columns)
+    counted = ~np.isnan(columns["cell_accuracy"])
+    rows = summary(columns) | surest_scores(columns["halt_logit"][counted], columns["exact"][counted])
     if right is not None and halt is not None:
-        counted = puzzles.labels.any(1)
         right, exact = right[counted], columns["exact"][counted]
         rows["pass_at_k"] = wilson(int(right.any(1).sum()), len(right))
         rows["mean_at_k"] = bootstrap_mean(right.mean(1), resamples=2000)
-        rows["selection_gap"] = bootstrap_mean((right.any(1) & ~exact).astype(float), resamples=2000)
+        missed = right.any(1) & ~exact
+        nothing = len(missed) > 0 and not missed.any()  # of nothing a bootstrap makes a sure 0
+        gap = wilson(0, len(missed)) if nothing else bootstrap_mean(missed.astype(float), resamples=2000)
+        rows["selection_gap"] = gap
         rows["selection_auc"] = selection_value(halt[counted], right).auc
     return rows
 

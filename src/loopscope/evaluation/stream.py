@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,23 +108,33 @@ def run_chunks(
     if parts is not None:
         on_main(lambda: parts.begin(manifest))
     chunks = blocks(n, batch_size * CHUNK)
-    done: dict[int, Chunk] = {}
     mine = chunks[rank() :: num_processes()]
-    with (
-        agreeing(),
-        tqdm(total=sum(c.stop - c.start for c in mine), disable=not progress or rank() > 0) as bar,
-    ):
-        for chunk in mine:
+    with agreeing():
+        done = {chunk.start: columns for chunk, columns in finished(mine, work, parts, progress)}
+    done = gathered(done)
+    ordered = [done[chunk.start] for chunk in chunks]
+    return {name: np.concatenate([columns[name] for columns in ordered]) for name in ordered[0]}
+
+
+def finished(
+    chunks: Sequence[slice], work: Callable[[slice], Chunk], parts: Parts | None, progress: bool = False
+) -> Iterator[tuple[slice, Chunk]]:
+    """Each chunk with its columns: read where it was finished before, else worked on and kept.
+
+    Args:
+        chunks: those of this process.
+        work, parts, progress: as for `run_chunks`.
+    """
+    total = sum(chunk.stop - chunk.start for chunk in chunks)
+    with tqdm(total=total, disable=not progress or rank() > 0) as bar:
+        for chunk in chunks:
             columns = None if parts is None else parts.read(chunk)
             if columns is None:
                 columns = work(chunk)
                 if parts is not None:
                     parts.write(chunk, columns)
-            done[chunk.start] = columns
+            yield chunk, columns
             bar.update(chunk.stop - chunk.start)
-    done = gathered(done)
-    ordered = [done[chunk.start] for chunk in chunks]
-    return {name: np.concatenate([columns[name] for columns in ordered]) for name in ordered[0]}
 
 
 def gathered(mine: dict[int, Any]) -> dict[int, Any]:

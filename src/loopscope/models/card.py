@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SHOWN_FACTS = (
 )
 TRAINING = ("optimizer", "lr", "batch_size", "weight_decay", "loss", "ema", "seed")
 SCORES = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
+PLACES = ("path", "paths", "init_from", "load_checkpoint")  # how names of facts that tell a place end
+ANYWHERE = re.compile(r"[/~]|\.\.?/|[A-Za-z]:[\\/]")  # how a path begins that is one under any name
 Facts = Mapping[str, Any]
 
 
@@ -78,6 +81,22 @@ def card(model: RecursiveModel, facts: Facts, scores: Sequence[Facts] = ()) -> s
     sections = [_head(model, facts), _use(facts), _settings(model), _training(facts)]
     sections += [_scores(facts, scores), _limits(model, facts, scores)]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def published(facts: Any, key: str = "") -> Any:
+    """Facts as they may leave the machine: of every local path the last part only.
+
+    Args:
+        facts: plain values, nested as they like.
+        key: the name under which they stand.
+    """
+    if isinstance(facts, Mapping):
+        return {name: published(value, str(name)) for name, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [published(value, key) for value in facts]
+    told = str(facts) if isinstance(facts, str | Path) else ""
+    is_place = bool(ANYWHERE.match(told)) or (key.endswith(PLACES) and not told.startswith("hf:"))
+    return re.split(r"[/\\]", told.rstrip("/\\"))[-1] if told and is_place else facts
 
 
 def found_scores(path: Path) -> list[dict[str, Any]]:
