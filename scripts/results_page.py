@@ -93,10 +93,8 @@ def measured(m: Measurement) -> str:
         covered = m.attrs["exponent_segments"]
         parts.append(f"{m.exponents.shape[1]} exponents over segments 1 to {covered}")
     if "basin_solved" in m:
-        _, restarts, sigmas = m.data.basin_solved.shape
-        parts.append(
-            f"{restarts} restarts at each of {sigmas} sizes of {m.attrs['restart_segments']} segments"
-        )
+        sizes, length = m.data.basin_solved.sizes, m.attrs["restart_segments"]
+        parts.append(f"{sizes['restart']} restarts of {length} segments at each of {sizes['sigma']} sizes")
     return f"{', '.join(parts)}; trajectory in {m.attrs['traj_dtype']}."
 
 
