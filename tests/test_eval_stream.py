@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import tracemalloc
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from loopscope.errors import UserError
 from loopscope.evaluation import arc, stream
+from loopscope.evaluation import evaluate as evaluating
 from loopscope.evaluation.answer_file import answer_table, write_answers
 from loopscope.evaluation.arc import evaluate_arc
 from loopscope.evaluation.evaluate import evaluate
@@ -125,8 +125,9 @@ def run_arc(out: Path, folder: Path, killed_after: int | None = None, rule: str 
     result, votes = evaluate_arc(model, puzzles, known, **how)
     keep(out, result, puzzles)
     if is_main():
-        tried = {t: [of.candidates(*test) for test in of._tallies] for t, of in votes.items()}
-        shown = [[(c.grid.tolist(), c.votes, c.confidence) for c in row] for row in chain(*tried.values())]
+        tests = [(task, i) for task, pairs in votes[1].tests.items() for i in range(len(pairs))]
+        ranked = [of.candidates(*test) for of in votes.values() for test in tests]
+        shown = [[(c.grid.tolist(), c.votes, c.confidence) for c in row] for row in ranked]
         assert any(len(row) > 1 for row in shown)  # else no order could be wrong
         out.with_suffix(".votes").write_text(json.dumps(shown))
 
@@ -169,7 +170,7 @@ def test_arc_killed_and_resumed_equals_one_go(arc_alone: tuple[Path, Path], tmp_
     assert len(now) == 6
     puzzles, known = read_puzzles(folder), names(folder)
     more: dict[str, Any] = {"segments": [1, 2], "batch_size": 2, "versions": 1}
-    with pytest.raises(UserError, match=r"another evaluation .versions differs") as caught:
+    with pytest.raises(UserError, match=r"another evaluation \(versions differs") as caught:
         evaluate_arc(arc_model(len(known)), puzzles, known, parts=parts_of(out), **more)
     assert "\n" not in str(caught.value)
 
@@ -195,18 +196,19 @@ def test_memory_grows_with_the_chunk_and_hardly_with_the_set(
 ) -> None:
     """Four times the puzzles in chunks of the same size, and the same puzzles in one chunk."""
 
-    def peak(count: int, chunk: int) -> int:
-        monkeypatch.setattr(stream, "CHUNK", chunk)
-        puzzles = mapped(tmp_path, count)
-        tracemalloc.start()
-        evaluate(Approach(0.5), puzzles, segments=1, restarts=16, batch_size=64)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
+    peaks, work = [], evaluating.run_chunks
 
-    # intervals need the same 32 MB for any set; here the way to them counts
-    monkeypatch.setattr("loopscope.evaluation.evaluate._scores_of", lambda columns: {})
-    peak(64, 1)  # what is imported and kept at the first time
-    small, large, coarse = peak(512, 4), peak(2048, 4), peak(2048, 32)
-    assert large - small < 400 * (2048 - 512)  # what is kept of a puzzle: its columns, 16 rollouts in two
-    assert coarse > 2.5 * large  # the same puzzles in one chunk
+    def traced(*args: Any) -> stream.Chunk:
+        tracemalloc.start()
+        columns = work(*args)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return columns
+
+    monkeypatch.setattr(evaluating, "run_chunks", traced)  # the intervals after it take 32 MB for any set
+    for count, chunk in ((64, 1), (128, 1), (512, 1), (512, 16)):  # the first one imports and keeps things
+        monkeypatch.setattr(stream, "CHUNK", chunk)
+        evaluate(Approach(0.5), mapped(tmp_path, count), segments=1, restarts=8, batch_size=32)
+    _, small, large, coarse = peaks
+    assert large - small < 400 * (512 - 128)  # what is kept of a puzzle: its columns
+    assert coarse - small > 3 * (large - small)  # the same puzzles in one chunk

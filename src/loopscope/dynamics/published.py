@@ -46,8 +46,9 @@ def _trm(
 
 
 def _per_segment(value: float, low: float, high: float) -> Published:
+    note = f"printed as {value:+g} per sub-update, times {SUB_UPDATES}"  # so the rounding is seen
     value, low, high = (round(SUB_UPDATES * number, 4) for number in (value, low, high))
-    return _trm(value, low, high, 2048, f"per sub-update (printed with three digits), times {SUB_UPDATES}")
+    return _trm(value, low, high, 2048, note)
 
 
 BOTH = "range over deciles of HRM and TRM-MLP together, no interval"

@@ -113,12 +113,12 @@ def band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def log_segments(ax: Axes, stop: int, label: str = "segments") -> None:
-    """Log time axis from 1 to `stop`, ticks at powers of two, without crowding."""
+def log_segments(ax: Axes, stop: int, label: str = "segments", room: int = 9) -> None:
+    """Log time axis from 1 to `stop`, ticks at powers of two, of 4 where there is no room for so many."""
     ticks = [2**i for i in range(int(np.log2(max(stop, 1))) + 1)]
     ax.set_xscale("log", base=2)
     ax.set_xlim(0.93, stop * 1.07 if stop > 1 else 2)
-    ax.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 9 else ticks[::2]))
+    ax.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= room else ticks[::2]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(label)

@@ -266,7 +266,7 @@ def single_orbits(m: Measurement) -> Plot:
             line(axes[1, column], segment, halts[row], outcome)
             axes[1, column].axhline(0, color=INK, linewidth=0.7)
         for ax in axes[:, column]:
-            log_segments(ax, m.stop, label="segments" if ax is axes[-1, column] else "")
+            log_segments(ax, m.stop, label="segments" if ax is axes[-1, column] else "", room=6)
             _mark_moments(ax, m, solved_at)
         series = {
             "orbit": name,
