@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from loopscope.provenance import provenance
 
 COMMAND_LINES = ["demo", "train", "eval", "compare", "solve", "measure", "report", "verify", "toy"]
 COMMAND_LINES += ["models list", "models info", "models convert", "models export", "models push"]
-COMMAND_LINES += ["bench infer", "bench train"]
+COMMAND_LINES += ["bench infer", "bench lyapunov", "bench train", "play"]
 COMMAND_LINES += ["data build sudoku", "data build maze", "data build arc", "data show", "data overlap"]
 
 
@@ -42,7 +43,7 @@ def test_examples_in_help_parse(run):
     for line in COMMAND_LINES:
         rows = run(f"{line} --help")[1].replace("\\", "").splitlines()
         for row in (row.strip() for row in rows if row.strip().startswith(f"loopscope {line}")):
-            code, _, err = run(row.removeprefix("loopscope ") + " --help")
+            code, _, err = run("", *shlex.split(row)[1:], "--help")
             assert code == 0, err
 
 

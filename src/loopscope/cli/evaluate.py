@@ -110,7 +110,7 @@ def evaluate(
     loopscope eval RUN --data test.csv.gz --restarts 8 --select residual
     loopscope eval RUN --data test.csv.gz --segments 64 --stop halt+unchanged
     loopscope eval RUN --data test.csv.gz --views 9 --select majority
-    loopscope eval RUN --data DATA --sweep "segments=8,16 views=1,9" --figure a.svg
+    loopscope eval RUN --data DATA --sweep "segments=8,64 restarts=1,8"
     loopscope eval checkpoints/step_65100 --data test.csv.gz --json scores.json
     loopscope eval RUN --data test.csv.gz --out answers.csv
     loopscope eval RUN --data arc1 --versions 100 --submission submission.json

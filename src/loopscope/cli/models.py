@@ -75,7 +75,7 @@ def convert(
     \b
     loopscope models convert checkpoints/step_65100 my-model
     loopscope models convert runs/sudoku9 official-folder --to official
-    loopscope models convert runs/sudoku9 uncompiled --to official --prefix model.inner.
+    loopscope models convert RUN uncompiled --to official --prefix model.inner.
     """
     from loopscope.models.card import published
     from loopscope.models.folder import save_model
