@@ -51,8 +51,8 @@ def test_auc_counts_pairs(ties: bool) -> None:
 
 
 def test_auc_of_a_constant_score_is_half() -> None:
-    positive = np.arange(10) < 4
-    found = auc(np.zeros(10), positive, resamples=50)
+    positive = np.arange(30) < 12
+    found = auc(np.zeros(30), positive, resamples=50)
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
@@ -104,6 +104,17 @@ def test_perfect_separation_has_the_interval_of_disjoint_pairs() -> None:
     assert found.low == pytest.approx(clopper_pearson(10, 10).low)  # ten pairs of ten agree
     turned = auc(-positive.astype(float), positive)
     assert (turned.value, turned.high) == (0.0, pytest.approx(1 - found.low))
+
+
+@pytest.mark.parametrize(("few", "area"), [(2, 0.5), (3, 0.9), (9, 0.8)])
+def test_interval_of_a_handful_covers_the_true_area(few: int, area: float) -> None:
+    """A bootstrap of two puzzles covers 60 %, of nine 88 %: it only repeats what it was given."""
+    rng = np.random.default_rng(few)
+    positive = np.arange(200) < few
+    apart = math.sqrt(2) * stats.norm.ppf(area)  # of two unit normals with this area
+    found = [auc(rng.normal(size=200) + apart * positive, positive) for _ in range(200)]
+    assert np.mean([one.low <= area <= one.high for one in found]) >= 0.95
+    assert all(one.low < one.value <= one.high for one in found)
 
 
 def test_difference_is_paired() -> None:

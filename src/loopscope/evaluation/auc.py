@@ -2,8 +2,9 @@
 
 What is unusual: ties count half; an empty class gives NaN and says why; the bootstrap draws whole puzzles,
 so both class sizes vary as they would in another sample; strata that depend on the sample (deciles of a
-control) are cut anew in every bootstrap sample; and perfect separation, where every bootstrap sample is
-perfect too, still gets an interval. Never pool orbits of different length: the length is then the outcome.
+control) are cut anew in every bootstrap sample; and perfect separation or a handful of puzzles, which a
+bootstrap would only repeat, get an exact interval instead. Never pool orbits of different length: the length
+is then the outcome.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import beta
 
 from loopscope.evaluation.intervals import Estimate, resampled_rows
+
+FEW = 10  # puzzles of the smaller class from which its bootstrap samples differ enough
 
 Strata = Callable[[np.ndarray], np.ndarray]  # puzzles drawn how often -> their strata
 
@@ -89,8 +93,9 @@ def auc(
 ) -> Auc:
     """AUC of a score for a label, with a percentile bootstrap over puzzles.
 
-    Perfect separation (0 or 1) gets the exact bound instead: m disjoint pairs, m the size of the smaller
-    class, all agree with probability at most AUC^m, so the far end is .025^(1/m).
+    Perfect separation (0 or 1), or fewer than 10 puzzles in the smaller class, gets the interval of Clopper
+    and Pearson for m disjoint pairs instead, m the size of that class: each pair agrees with probability
+    AUC, independently. After perfect separation its far end is .025^(1/m).
 
     Args:
         score: larger means *more likely positive* (so -FTLE, -drift, halt logit); infinities are fine.
@@ -139,8 +144,9 @@ def stratified(
         reason = f"no stratum of {len(names)} holds both solved and unsolved puzzles"
         return Auc(math.nan, math.nan, math.nan, 0, 0, 0, reason, tuple(groups))
     value = float(wins.sum() / pairs.sum())
-    if value in (0, 1):
-        low, high = _perfect(value, disjoint=int(np.minimum(*sizes).sum()))
+    disjoint = int(np.minimum(*sizes).sum())
+    if value in (0, 1) or disjoint < FEW:
+        low, high = _of_pairs(value, disjoint)
     else:
         samples = [
             pair_counts(rank, positive, strata(drawn), drawn, len(names))
@@ -222,7 +228,9 @@ def _ends(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _perfect(value: float, disjoint: int) -> tuple[float, float]:
-    """Interval after perfect separation in this many disjoint pairs."""
-    far = 0.025 ** (1 / disjoint)
-    return (far, 1.0) if value == 1 else (0.0, 1 - far)
+def _of_pairs(value: float, pairs: int) -> tuple[float, float]:
+    """Interval of Clopper and Pearson for a share of disjoint pairs; the count need not be whole."""
+    agree, differ = value * pairs, (1 - value) * pairs
+    low = float(beta.ppf(0.025, agree, differ + 1)) if agree else 0.0
+    high = float(beta.ppf(0.975, agree + 1, differ)) if differ else 1.0
+    return low, high

@@ -18,6 +18,7 @@ import numpy as np
 from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.outcomes import LANDMARK, Statistic
 from loopscope.dynamics.restart_times import Advantage, restart_advantage
+from loopscope.evaluation.auc import FEW
 from loopscope.evaluation.intervals import clopper_pearson
 from loopscope.reports.findings import one_peak, still_falling
 from loopscope.reports.measurement import Measurement
@@ -150,15 +151,21 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
         f"fewer than {100 * RARE:.0f} % of the failures with a late drift below the threshold",
         "HRM 0.55 % [0.33, 0.78]; TRM-MLP 0 of 254 (at most 1.17 %)",
     )
-    found += settle if cut else [Claim(c.text, "undecided", c.number, c.rule, c.published) for c in settle]
-    return found + _above(
+    found += settle if cut else _undecided(settle)
+    stiller = _above(
         rows,
         "successes stiller than every failure",
         "The stillest failure moves more than most successes",
         OVERALL,
-        "more than half of the successes below the smallest late drift of any failure; no threshold",
+        "more than half of the successes below the smallest late drift of any failure; no threshold; at "
+        f"least {FEW} failures",
         "TRM-MLP 96.5 %",
     )
+    return found + (_undecided(stiller) if wrong < FEW else stiller)
+
+
+def _undecided(found: list[Claim]) -> list[Claim]:
+    return [replace(claim, verdict="undecided") for claim in found]
 
 
 def _exponents(rows: Mapping[str, Statistic]) -> list[Claim]:
