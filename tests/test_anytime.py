@@ -15,6 +15,8 @@ from loopscope.cli import main
 from loopscope.errors import UserError
 from loopscope.evaluation import anytime as module
 from loopscope.evaluation.anytime import anytime, luby, moments
+from loopscope.evaluation.budget import evaluate_budget
+from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
@@ -117,6 +119,89 @@ def test_moments_are_those_of_a_set_and_can_be_left_at_any_time():
 def test_mistakes(arguments, message):
     with pytest.raises(UserError, match=message):
         anytime(tiny_model(), tiny_puzzles(1), **arguments)
+
+
+# -- scores along the way
+
+
+def test_scores_of_deepening_are_those_of_its_segments():
+    model, puzzles = tiny_model(), tiny_puzzles(30, 13)
+    found = evaluate_budget(model, puzzles, budget=6 * 5 + 2, batch_size=7, answers=True)
+    plain = evaluate(model, puzzles, segments=[1, 2, 4, 5], batch_size=7, answers=True)
+    assert list(found.scores) == [1, 2, 4, 5]
+    for t, columns in found.outcomes.items():
+        for name, column in columns.items():
+            np.testing.assert_array_equal(column, plain.outcomes[t][name])
+        assert found.costs[t].applications == 6 * t
+        assert found.costs[t].flops == plain.costs[t].flops
+    for name in ("exact_accuracy", "cell_accuracy", "halt_accuracy", "risk_area"):
+        assert found.scores[5][name] == plain.scores[5][name]
+    assert 0 < found.scores[5]["cell_accuracy"].value < 1
+    assert found.bands == plain.bands
+
+
+@pytest.mark.parametrize("policy", ["restart", "luby"])
+def test_scores_of_new_orbits_are_of_the_answers_of_anytime(policy):
+    model, puzzles = tiny_model(), tiny_puzzles(9)
+    how = {"budget": 6 * 6, "policy": policy, "cutoff": 1, "noise": 1.0, "seed": 3, "batch_size": 4}
+    found, moments_of = evaluate_budget(model, puzzles, answers=True, **how), anytime(model, puzzles, **how)
+    for t in (1, 2, 4, 6):
+        np.testing.assert_array_equal(found.outcomes[t]["answer"], moments_of.tokens[:, t - 1])
+        right = (moments_of.tokens[:, t - 1] == puzzles.labels).mean()
+        assert found.scores[t]["cell_accuracy"].value == pytest.approx(right)
+    assert (found.outcomes[6]["answer"] != found.outcomes[1]["answer"]).any()
+    assert {key: found.facts[key] for key in how if key != "batch_size"} == {
+        key: value for key, value in how.items() if key != "batch_size"
+    }
+
+
+def test_seconds_are_scored_at_their_end(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))  # a second per segment
+    found = evaluate_budget(Approach(0.7), tiny_puzzles(5), seconds=2.0, batch_size=3)
+    assert list(found.scores) == [6]  # the most that a batch of 3 puzzles ran; the other one ran 4
+    assert found.costs[6].applications == pytest.approx((3 * 6 + 2 * 4) / 5)
+    assert found.costs[6].seconds == 2.0
+
+
+def test_a_budget_at_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_model(tiny_model(), tmp_path / "model")
+    write_puzzles(tiny_puzzles(6), "data.csv")
+    told = "eval model --data data.csv --budget 20 --policy restart --cutoff 2 --json s.json --out a.csv"
+    assert main_code(told) == 0
+    shown = capsys.readouterr().out
+    assert "budget 20 block applications per puzzle, policy restart: a new orbit every 2 segments" in shown
+    known = json.loads((tmp_path / "s.json").read_text())
+    assert list(known["segments"]) == ["1", "2", "3"]
+    assert (known["budget"], known["policy"], known["cutoff"]) == (20, "restart", 2)
+    assert pd.read_csv("a.csv")["segments"].tolist() == [3] * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--budget 5", "one segment of this model takes 6 block applications"),
+        ("--budget 12 --segments 9", "--segments 9: no use beside --budget"),
+        ("--budget 12 --ensemble model", "--ensemble model: no use beside --budget"),
+        ("--budget 12 --sweep views=1,2", "--sweep views=1,2: no use beside --budget"),
+        ("--policy luby", "--policy luby: says how a budget is spent"),
+    ],
+)
+def test_a_budget_that_does_not_go_is_one_line(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    save_model(tiny_model(), tmp_path / "model")
+    write_puzzles(tiny_puzzles(2), "data.csv")
+    assert main_code(f"eval model --data data.csv {options}") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def main_code(line):
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    return caught.value.code
 
 
 # -- sweeps

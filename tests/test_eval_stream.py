@@ -17,6 +17,7 @@ from loopscope.evaluation import arc, stream
 from loopscope.evaluation import evaluate as evaluating
 from loopscope.evaluation.answer_file import answer_table, write_answers
 from loopscope.evaluation.arc import evaluate_arc
+from loopscope.evaluation.budget import evaluate_budget
 from loopscope.evaluation.evaluate import evaluate
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.stream import parts_of
@@ -100,6 +101,24 @@ def test_a_part_of_a_set_is_answered_as_in_the_whole() -> None:
     whole, part = solve(model, puzzles, **levers), solve(model, puzzles[5:], first=5, **levers)
     assert (whole.rollouts[5:] == part.rollouts).all()
     assert (solve(model, puzzles[5:], **levers).rollouts != part.rollouts).any()
+
+
+def run_budget(out: Path, killed_after: int | None = None) -> None:
+    """Spend a budget on each of 30 puzzles in chunks of 8; or die after some chunks."""
+    stream.CHUNK = 2
+    die_after(killed_after)
+    puzzles = tiny_puzzles(30)
+    how: dict[str, Any] = {"budget": 6 * 5, "policy": "luby", "cutoff": 1, "noise": 1.0, "batch_size": 4}
+    result = evaluate_budget(tiny_model(), puzzles, answers=True, parts=parts_of(out), **how)
+    keep(out, result, puzzles)
+
+
+def test_a_budget_killed_and_resumed_by_two_processes_equals_one_go(tmp_path: Path) -> None:
+    alone, out = tmp_path / "alone.csv", tmp_path / "a.csv"
+    together(1, run_budget, alone)
+    assert finish(start(1, run_budget, out, 2)) == [-signal.SIGKILL]
+    together(2, run_budget, out)
+    assert_equal(out, alone)
 
 
 # -- ARC

@@ -70,6 +70,9 @@ def evaluate(
         str, typer.Option(help="When an orbit ends: budget, halt, settled, unchanged or halt+unchanged.")
     ] = "budget",
     select: options.Select = "halt",
+    budget: options.Budget = None,
+    policy: options.Policy = "deepen",
+    cutoff: options.Cutoff = 16,
     sweep: Annotated[
         str | None, typer.Option(help='A grid of levers: "segments=16,64 restarts=1,8 stop=halt".')
     ] = None,
@@ -110,6 +113,7 @@ def evaluate(
     loopscope eval RUN --data test.csv.gz --restarts 8 --select residual
     loopscope eval RUN --data test.csv.gz --segments 64 --stop halt+unchanged
     loopscope eval RUN --data test.csv.gz --views 9 --select majority
+    loopscope eval RUN --data test.csv.gz --budget 512 --policy luby
     loopscope eval RUN --data DATA --sweep "segments=8,64 restarts=1,8"
     loopscope eval checkpoints/step_65100 --data test.csv.gz --json scores.json
     loopscope eval RUN --data test.csv.gz --out answers.csv
@@ -119,6 +123,7 @@ def evaluate(
     chosen by vote. "right so far" (at any segment) and "any right" (of several
     rollouts) are oracles, as no rule finds those answers.
     """
+    from loopscope.cli.budget import budget_of, refuse_arc
     from loopscope.evaluation.bench import compile_model
     from loopscope.evaluation.levers import Levers
     from loopscope.training.distributed import processes
@@ -136,11 +141,17 @@ def evaluate(
     }
     Levers(**levers)
     check_targets(answers, figure, sweep)
+    spending: dict[str, Any] = {"policy": policy, "cutoff": cutoff}
+    others = {key: levers[key] for key in ("restarts", "views", "stop", "select")}
+    others |= {"segments": segments, "ensemble": ensemble, "sweep": sweep}
+    spending |= budget_of(budget, spending, others)
     common: dict[str, Any] = {"batch_size": batch_size, "progress": options.show_progress()}
     names = [model, *(ensemble or [])]
     with processes():
         puzzles = options.read_data(data, limit, skip_invalid, split)
         is_arc = puzzles.task.name.startswith("arc-")
+        if is_arc:
+            refuse_arc(budget)
         check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
         networks = [options.load_model(name, known, dtype) for name in names]
         for network in networks if compiled else ():
@@ -152,7 +163,9 @@ def evaluate(
         elif sweep is not None:
             show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
         else:
-            score(names, networks, puzzles, {"segments": wanted, **levers, **common}, out, answers)
+            spending |= {key: levers[key] for key in ("noise", "start", "segment_noise", "seed")}
+            asked = {"segments": wanted, **levers} if budget is None else spending
+            score(names, networks, puzzles, asked | common, out, answers)
 
 
 def score(
@@ -163,13 +176,16 @@ def score(
     out: Path | None,
     answers: Path | None,
 ) -> None:
-    """Score one setting, in chunks that outlive a kill where answers are asked for."""
-    from loopscope.evaluation.evaluate import evaluate as run
+    """Score one setting or budget, in chunks that outlive a kill where answers are asked for."""
+    from loopscope.evaluation.budget import evaluate_budget
+    from loopscope.evaluation.evaluate import evaluate as score_segments
     from loopscope.evaluation.stream import parts_of
     from loopscope.training.distributed import is_main
 
     parts = parts_of(answers) if answers is not None else None
-    result = run(networks, puzzles, answers=answers is not None, parts=parts, **asked)
+    run = evaluate_budget if "policy" in asked else score_segments
+    subject = networks if "segments" in asked else networks[0]
+    result = run(subject, puzzles, answers=answers is not None, parts=parts, **asked)
     if not is_main():
         return
     print_scores(" + ".join(names), result)
@@ -316,12 +332,15 @@ def first_tasks(data: str, split: str, limit: int) -> Any:
 
 def print_scores(model: str, result: Evaluation) -> None:
     """Headline scores, cost, all others, and accuracy by difficulty."""
+    from loopscope.evaluation.budget import in_words as spent_how
     from loopscope.evaluation.levers import in_words
 
     facts = result.facts
     options.say(f"{model} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
     if "select" in facts:
         options.say(in_words(facts, len(facts.get("models", [1]))))
+    if "policy" in facts:
+        options.say(spent_how(facts))
     known = next(iter(result.scores.values()))
     others = tuple(name for name in known if not any(name in names for names in TOGETHER))
     for names in (*TOGETHER, others):
@@ -329,7 +348,8 @@ def print_scores(model: str, result: Evaluation) -> None:
             print_columns(result, found)
         if names == HEADLINE:
             print_costs(result)
-    for t, facts_of_t in result.bands.items():
+    shown = list(result.bands)[-1:] if "policy" in facts else list(result.bands)
+    for t, facts_of_t in ((t, result.bands[t]) for t in shown):
         for fact, bands in facts_of_t.items():
             rows = [[band, str(e.n), options.percent(e)] for band, e in bands.items() if e.n]
             if len(rows) > 1 or fact == "rating":

@@ -35,6 +35,15 @@ Noise = Annotated[
 Select = Annotated[
     str, typer.Option(help="Which rollout answers: halt, residual, logit_change, majority or verified.")
 ]
+Budget = Annotated[
+    str | None, typer.Option(help="Instead of --segments: 10s, 2min, or a number of block applications.")
+]
+Policy = Annotated[
+    str, typer.Option(help="Who gets the budget: deepen (one orbit), restart or luby (new orbits).")
+]
+Cutoff = Annotated[
+    int, typer.Option(help="Segments of an orbit before a new one, luby: of the shortest.", min=1)
+]
 
 console = Console(highlight=False)
 

@@ -39,16 +39,9 @@ def solve(
     select: Annotated[
         str, typer.Option(help="Who answers: halt, residual, logit_change, majority or verified.")
     ] = "halt",
-    budget: Annotated[
-        str | None,
-        typer.Option(help="Instead of --segments: 10s, 2min, or a number of block applications."),
-    ] = None,
-    policy: Annotated[
-        str, typer.Option(help="Who gets the budget: deepen (one orbit), restart or luby (new orbits).")
-    ] = "deepen",
-    cutoff: Annotated[
-        int, typer.Option(help="Segments of an orbit before a new one, luby: of the shortest.", min=1)
-    ] = 16,
+    budget: options.Budget = None,
+    policy: options.Policy = "deepen",
+    cutoff: options.Cutoff = 16,
     trace: Annotated[bool, typer.Option("--trace", help="Show what every segment changed.")] = False,
     gif: Annotated[Path | None, typer.Option(help="Write a film of the plain orbit here (.gif).")] = None,
     growth: Annotated[
@@ -72,6 +65,7 @@ def solve(
     loopscope solve RUN 007bbfb7.json --views 100
     """
     from loopscope.cli import one_puzzle, solve_anytime, solve_arc
+    from loopscope.cli.budget import budget_of, refuse_arc
     from loopscope.evaluation.solve import solve as run
 
     if gif is not None and gif.suffix != ".gif":
@@ -81,8 +75,11 @@ def solve(
     turned |= {"stop": stop, "select": select}
     spending: dict[str, Any] = {"policy": policy, "cutoff": cutoff}
     is_arc = path is not None and path.name.removesuffix(".gz").endswith(".json")
-    others = {"segments": segments, "views": views, "trace": trace, "gif": gif}
-    spending |= solve_anytime.budget_of(budget, spending, turned | others, is_arc)
+    if is_arc:
+        refuse_arc(budget)
+    others = {key: turned[key] for key in ("restarts", "stop", "select")}
+    others |= {"segments": segments, "views": views, "trace": trace, "gif": gif}
+    spending |= budget_of(budget, spending, others)
     if is_arc and path is not None:
         solve_arc.refuse(turned)
         network = options.load_model(model, known, "float32" if gif else None)

@@ -24,7 +24,7 @@ from loopscope.errors import UserError
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.rollouts import Jobs, Slots, advance, enter
 from loopscope.evaluation.selection import WORST
-from loopscope.evaluation.subject import blocks, check_fits, check_numbers
+from loopscope.evaluation.subject import blocks, check_fits, check_numbers, dtype_name
 from loopscope.tasks.base import PuzzleSet
 
 POLICIES = ("deepen", "restart", "luby")
@@ -39,6 +39,7 @@ class Moment(NamedTuple):
         tokens: the best answers so far.
         halt_logit: of these answers.
         rollout: the orbit they came from.
+        dtype: in which it was computed.
     """
 
     spent: int
@@ -46,6 +47,7 @@ class Moment(NamedTuple):
     tokens: UInt8[np.ndarray, "B L"]
     halt_logit: Float[np.ndarray, " B"]
     rollout: Int[np.ndarray, " B"]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def anytime(
     ]
     most = max(columns[0].shape[1] for columns in found)
     padded = [[x[:, np.minimum(np.arange(most), x.shape[1] - 1)] for x in columns] for columns in found]
-    spent, wall, tokens, halt, rollout = (np.concatenate(parts) for parts in zip(*padded, strict=True))
+    spent, wall, tokens, halt, rollout, _ = (np.concatenate(parts) for parts in zip(*padded, strict=True))
     confidence = torch.sigmoid(torch.from_numpy(halt)).numpy()
     return Anytime(spent, wall, tokens, confidence, rollout)
 
@@ -146,7 +148,7 @@ def moments(
     """
     levers = Levers(noise=noise, start=start, segment_noise=segment_noise, seed=seed)
     check_fits(model, puzzles)
-    _check(model, budget, seconds, policy, cutoff)
+    check_policy(model, budget, seconds, policy, cutoff)
     index = np.arange(len(puzzles)) if index is None else index
     endless = follow_policy(model, puzzles, index, policy, cutoff, levers)
     return _within(endless, int(model.applications_per_segment), budget, seconds)
@@ -177,6 +179,7 @@ def follow_policy(
                 np.where(ahead[:, None], now, tokens),
                 np.where(ahead, halt, best),
                 np.where(ahead, number, rollout),
+                dtype_name(slots.z),
             )
             yield moment
         tokens, best, rollout = moment.tokens, moment.halt_logit, moment.rollout
@@ -223,7 +226,12 @@ def _stacked(found: list[Moment]) -> list[np.ndarray]:
     return [np.stack(row, axis=1) for row in rows]
 
 
-def _check(model: Any, budget: int | None, seconds: float | None, policy: str, cutoff: int) -> None:
+def check_policy(model: Any, budget: int | None, seconds: float | None, policy: str, cutoff: int) -> None:
+    """Refuse a budget that cannot be spent.
+
+    Raises:
+        UserError: as `anytime`.
+    """
     step = int(model.applications_per_segment)
     if (budget is None) == (seconds is None):
         raise UserError(f"budget={budget}, seconds={seconds}: expected one of the two. Give one.")

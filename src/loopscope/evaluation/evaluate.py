@@ -136,8 +136,22 @@ def evaluate(
     manifest |= {"data": puzzles.content_hash, **asked}
     with casts_kept(models):
         flat = run_chunks(len(puzzles), batch_size, work, manifest, parts, progress)
-    facts = record(models[0], puzzles, "+".join(dict.fromkeys(flat.pop("dtype").tolist())))
-    facts |= {} if plain else levers.to_dict() | _ensemble(models)
+    return assembled(models[0], puzzles, flat, wanted, {} if plain else levers.to_dict() | _ensemble(models))
+
+
+def assembled(
+    model: Any, puzzles: PuzzleSet, flat: Columns, wanted: Sequence[int], how: dict[str, Any]
+) -> Evaluation:
+    """The scores of all columns of a set.
+
+    Args:
+        model: the first one, for its name.
+        puzzles: the whole set.
+        flat: columns `segments/name` along puzzles, those of `spent_columns`, too, and `dtype` of each chunk.
+        wanted: numbers of segments.
+        how: more facts, on how the answers were made.
+    """
+    facts = record(model, puzzles, "+".join(dict.fromkeys(flat["dtype"].tolist()))) | how
     outcomes = {
         t: {name.split("/")[1]: column for name, column in flat.items() if name.startswith(f"{t}/")}
         for t in wanted
@@ -188,7 +202,8 @@ def _cost(columns: Columns) -> Cost:
     return Cost(float(applications.mean()), float(flops.mean()), float(seconds.sum()) / len(applications))
 
 
-def _spent(applications: Any, flops: Any, seconds: float, n: int) -> Columns:
+def spent_columns(applications: Any, flops: Any, seconds: float, n: int) -> Columns:
+    """Columns of cost of n puzzles: each one's, but the seconds of all together."""
     return {
         "applications": np.broadcast_to(np.asarray(applications, np.float64), n).copy(),
         "flops": np.broadcast_to(np.asarray(flops, np.float64), n).copy(),
@@ -213,7 +228,7 @@ def _along_the_orbit(
     flops = float(getattr(model, "application_flops", np.nan))
     return dtype, {
         t: joined(columns)
-        | _spent(n := t * int(model.applications_per_segment), n * flops, seconds[t], len(puzzles))
+        | spent_columns(n := t * int(model.applications_per_segment), n * flops, seconds[t], len(puzzles))
         for t, columns in parts.items()
     }
 
@@ -272,7 +287,7 @@ def _by_levers(
         given = asdict(levers) | {"segments": t}
         found = solve(models, puzzles, batch_size=batch_size, first=first, **given)
         graded = grade(puzzles.task, puzzles.inputs, found.tokens, puzzles.labels, found.halt_logit)
-        spent = _spent(found.applications, found.flops, found.seconds * len(puzzles), len(puzzles))
+        spent = spent_columns(found.applications, found.flops, found.seconds * len(puzzles), len(puzzles))
         outcomes[t] = graded | spent | {"answer": found.tokens}
         if found.rollouts.shape[1] > 1:
             right = _exact(found.rollouts, puzzles.labels)
