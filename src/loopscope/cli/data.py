@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from loopscope.cli import app, options
 from loopscope.errors import UserError
@@ -62,6 +63,7 @@ def build_sudoku(
     \b
     loopscope data build sudoku --source folder --subsample 1000 --out sudoku-1k
     loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out full
+    loopscope data build sudoku --source a.csv --source b.csv.gz --test test.csv --out mix
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,
@@ -98,6 +100,8 @@ def build_maze(
 
     \b
     loopscope data build maze --source hf:sapientinc/maze-30x30-hard-1k --out maze
+    loopscope data build maze --source mazes.csv --test test.csv --out mine
+    loopscope data build maze --source folder --subsample 200 --augmentations 7 --out maze-200
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,
@@ -155,6 +159,8 @@ def build_arc(
     \b
     loopscope data build arc --source agi --out arc1
     loopscope data build arc --source agi --out small --augmentations 10 --bake
+    loopscope data build arc --source agi --subsets training2,evaluation2,concept \\
+      --test-set evaluation2 --out arc2
     """
     from loopscope.tasks.build import build_arc as run
 
@@ -280,7 +286,7 @@ def remarks(found: Any) -> list[str]:
         words = "".join(f", {k.replace('_', ' ')} {as_text(v)}" for k, v in chosen.items())
         lines.append(f"built with seed {manifest['seed']}{words}")
         lines.append(f"licence: {manifest['licence']}")
-    lines.append(f"size on disk: {found.bytes / 2**20:,.1f} MiB")
+    lines.append(f"size on disk: {decimal(found.bytes)}")
     return lines
 
 

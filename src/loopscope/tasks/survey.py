@@ -17,6 +17,7 @@ from loopscope.tasks.overlap import overlap, repeats
 from loopscope.tasks.storage.folder import check_rules, splits_in
 from loopscope.tasks.storage.layout import read_manifest
 from loopscope.tasks.storage.read import read_puzzles
+from loopscope.tasks.storage.shipped import puzzle_file
 
 HARDNESS = ("rating", "path_length", "givens", "cells")  # the first that is known tells how hard a puzzle is
 
@@ -84,13 +85,13 @@ def survey(path: str | Path, progress: bool = False) -> Survey:
     leaked = None
     if {"train", "test"} <= set(splits):
         leaked = overlap(splits["train"].sources, splits["test"].sources, progress)
-    files = [f for f in Path(path).rglob("*") if f.is_file()] if folder else [Path(path)]
+    files = [f for f in Path(path).rglob("*") if f.is_file()] if folder else [puzzle_file(path)]
     return Survey(
         Path(path).name,
         next(iter(sets.values())).task.name,
         splits,
         leaked,
-        sum(f.stat().st_size for f in files if f.exists()),
+        sum(f.stat().st_size for f in files),
         read_manifest(path) if folder else {},
     )
 
