@@ -40,6 +40,7 @@ LANDMARK = 4  # segments a forecast may look at, the published choice
 FALLING = -0.01  # published limit: a drift slope below it is still falling
 RESAMPLES = 2000
 NATS = "nats per segment"
+MANY_STRATA = 4  # dropped ones, more are only counted
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,8 @@ def _increments(o: Orbits, how: dict[str, int]) -> Iterator[Statistic]:
 def _area(name: str, found: Auc, note: str = "") -> Statistic:
     """An AUC as a row; counts, dropped strata and the reason for NaN go into the note."""
     counts = f"{found.n_pos} solved against {found.n_neg} unsolved"
-    dropped = ", ".join(s.name for s in found.dropped)
+    names, many = [s.name for s in found.dropped], len(found.dropped) > MANY_STRATA
+    dropped = f"{len(names)} of {len(found.strata)} groups" if many else ", ".join(names)
     parts = [note, found.reason or counts, f"dropped: {dropped}" if dropped else ""]
     if found.n_missing:
         parts.append(f"{found.n_missing} without a score")

@@ -14,6 +14,7 @@ from loopscope.reports.drawing import Plot, to_svg
 from loopscope.reports.quantity import Cell, Noted, Quantity, Table
 
 WIDE = 6.0  # inches
+LONGEST_WORD = 24  # letters that fit a column on a phone
 
 
 def whole_page(title: str, parts: Sequence[str]) -> str:
@@ -61,9 +62,14 @@ def _td(cell: Cell, numeric: bool, head: str) -> str:
     elif isinstance(cell, Noted):
         text = f"{inline(cell.name)}<small>{inline(cell.note)}</small>" if cell.note else inline(cell.name)
     else:
-        kind, text = "nothing" if cell == "–" else "", inline(cell)
+        kind, text = "nothing" if cell == "–" else "long" if _is_long(cell) else "", inline(cell)
     marks = f' class="{kind}"' if kind else ""
     return f'<td{marks} data-head="{escape(head)}">{text}</td>'
+
+
+def _is_long(text: str) -> bool:
+    """Whether a word of the text, a path or a hash, is wider than a column of a phone."""
+    return any(len(word) > LONGEST_WORD for word in text.split())
 
 
 def sentence(text: str) -> str:
