@@ -63,3 +63,4 @@ html_theme_options = {
 def setup(app: Sphinx) -> None:
     generate.write_all(HERE / "_generated")
     app.connect("autodoc-process-docstring", generate.as_markup, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", generate.leave_out)

@@ -235,6 +235,11 @@ def as_markup(app: Any, what: str, name: str, thing: Any, options: Any, lines: l
     lines[:] = found
 
 
+def leave_out(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of named tuples, which the text of their class tells already; None leaves it to others."""
+    return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def _protect(found: re.Match[str]) -> str:
     """A lone bar or star would begin a substitution or an emphasis in reStructuredText."""
     return f"\\{found[0]}" if found[0] in ("|", "*") else found[0]
