@@ -371,7 +371,9 @@ def test_torchrun_stopped_by_sigterm(tmp_path: Path) -> None:
     stopped = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert stopped is not None, err
     step = int(stopped.name.removeprefix("step_"))
-    assert err.count(f"stopped at step {step} of 4000; resume {tmp_path / 'run'} to go on") == 1
+    assert (
+        err.count(f"stopped at step {step} of 4000; loopscope train --resume {tmp_path / 'run'} goes on") == 1
+    )
     assert out.count("weights in") == 1
 
     further = [f"train.steps={step + 3}", "train.micro_batch=4"]  # in one process, which needs two parts

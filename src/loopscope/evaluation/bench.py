@@ -112,4 +112,4 @@ def compile_model(model: RecursiveModel) -> None:
     """
     if missing := missing_for_compile(model.device):
         raise UserError(f"compile: {missing} is missing on this machine. Install it or leave --compile out.")
-    model.compile_blocks()
+    model.compile_blocks(any_batch=True)

@@ -267,14 +267,17 @@ class RecursiveModel(nn.Module):
             for linear in cast:
                 linear.kept = None
 
-    def compile_blocks(self, mode: str = "default") -> None:
-        """Compile the recursive blocks, each for the exact shapes it meets, in a mode of `torch.compile`.
+    def compile_blocks(self, mode: str = "default", any_batch: bool = False) -> None:
+        """Compile the recursive blocks in a mode of `torch.compile`.
+
+        Each is compiled for the exact shapes it meets; with `any_batch` for the first one and then once for
+        all batch sizes, as orbits that stop early leave batches of every size.
 
         CUDA graphs are no choice: a state outlives the step whose buffers they would use again.
         """
         for module in self.modules():
             if isinstance(module, ReasoningModule):
-                module.compile(dynamic=False, mode=None if mode == "default" else mode)
+                module.compile(dynamic=None if any_batch else False, mode=None if mode == "default" else mode)
 
     def _fold(
         self, places: Sequence[int], z: Any, x: Tensor, keys: Tensor | None = None, recompute: bool = False

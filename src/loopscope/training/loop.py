@@ -139,7 +139,10 @@ class Trainer:
                 self.save()
         if self.step < self.total_steps:
             log.warning(
-                "stopped at step %d of %d; resume %s to go on", self.step, self.total_steps, self.folder
+                "stopped at step %d of %d; loopscope train --resume %s goes on",
+                self.step,
+                self.total_steps,
+                self.folder,
             )
 
     @contextmanager
