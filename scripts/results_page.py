@@ -48,6 +48,7 @@ def page(m: Measurement, scores: Sequence[dict[str, Any]], folder: str) -> Itera
             yield from ("", f"![{draw.__name__.replace('_', ' ')}]({folder}/{draw.__name__}.png)")
     optional = [
         tables.fate_rows(m),
+        None if m.at_end is None else tables.fate_rows(m.at_end),
         dynamics_tables.sweep_rows(m),
         dynamics_tables.escape_rows(m),
         dynamics_tables.basin_rows(m),

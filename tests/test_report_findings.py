@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from loopscope.dynamics.outcomes import outcome_statistics
 from loopscope.reports import findings, read_measurements, report, tables
+from loopscope.reports.claims import claims
 from loopscope.reports.measurement import Measurement
 from report_data import STOP, Page, one, synthetic
 
@@ -52,6 +54,42 @@ def test_fate_verdict_needs_two_groups() -> None:
     assert found is not None
     assert found.verdict.startswith("Undecided")
     assert "arbitrary" in found.evidence
+
+
+def slow_to_settle() -> Measurement:
+    """One peak of drift at the budget; by the last segment 25 of 30 failures and all successes are still."""
+    data = synthetic()
+    drift = np.exp(np.random.default_rng(0).normal(0, 1, (100, 1))) * np.ones((1, STOP))
+    drift[:95] *= 0.7 ** np.maximum(np.arange(STOP) - 15, 0)
+    data["drift_H"][:] = drift
+    return read_measurements(data)[0]
+
+
+def test_failures_that_settle_late_are_judged_at_the_last_segment(tmp_path: Path) -> None:
+    m = slow_to_settle()
+    assert (m.budget, m.at_end.budget, m.n) == (16, STOP, m.at_end.n)
+    early, late = findings.findings(m, tables.quantities(m))[:2]
+    assert early.verdict == "Undecided whether failures settle or wander"
+    assert late.verdict == f"Failures settle (after {STOP} segments)"
+    assert "25 of 30 failures settled" in late.evidence
+    assert "Failures settle (after 64 segments): 25 of 30 failures settled" in findings.answer(m)
+    number = tables.quantities(m)[f"failures that settled after {STOP} segments"]
+    assert (number.value, number.n) == (25 / 30, 30)
+    row = {r.name: r for r in outcome_statistics(m.data)}[f"failures that settled after {STOP} segments"]
+    assert (row.value, row.low, row.high, row.n) == (number.value, number.low, number.high, 30)
+    found = {c.text: c.verdict for c in claims(m, {r.name: r for r in outcome_statistics(m.data)})}
+    assert found["Failures wander: most keep moving"] == "undecided"
+    assert found[f"Failures after {STOP} segments wander"] == "does not hold"
+    text = report(m.data, tmp_path / "late.html").read_text()
+    assert "Fates after 16 segments" in text
+    assert f"Fates after {STOP} segments" in text
+
+
+def test_an_orbit_that_ends_at_the_budget_is_judged_once() -> None:
+    m = one(stop=16)
+    assert m.at_end is None
+    assert not [name for name in tables.quantities(m) if "settled after" in name]
+    assert not [f for f in findings.findings(m, tables.quantities(m)) if "(after" in f.verdict]
 
 
 def test_empty_classes_say_why(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ class Orbits:
         return min(int(self.data.attrs.get("budget") or stop), stop)
 
     @cached_property
+    def at_end(self) -> Orbits | None:
+        """The same orbits judged after the last segment; None where they hardly outlast the budget."""
+        stop = self.solved.shape[1]
+        longer = stop >= self.budget + fate.WINDOW
+        return Orbits(self.data.assign_attrs(budget=stop)) if longer else None
+
+    @cached_property
     def correct(self) -> np.ndarray:
         """The outcome, (B,)."""
         return self.solved[:, self.budget - 1]
@@ -186,21 +193,30 @@ def _fates(o: Orbits) -> Iterator[Statistic]:
     """Cells, the threshold-free sentence, and what is typical of each cell."""
     if o.late is None:
         return
-    table = fate.fate_table(o.late, o.correct)
+    table, end = fate.fate_table(o.late, o.correct), o.at_end
     short = fate.rounding_floor(str(o.data.attrs.get("traj_dtype", "")))
     cut = o.threshold.reason or f"Otsu, log10 {o.threshold.log10:.3g}, explains {o.threshold.separation:.0%}"
     for name, inside in o.cells.items():
         share = clopper_pearson(int(inside.sum()), len(inside))
         yield _row(name, share, f"{inside.sum()} puzzles; {cut}" + (f"; {short}" if short else ""))
-    settled, wrong = table.settled_wrong, table.settled_wrong + table.wandering_wrong
-    bound = "" if settled or not wrong else f"; one-sided upper bound {upper_bound(0, wrong):.4f}"
-    note = f"{settled} of {wrong}{bound}" if wrong else "no unsolved puzzle"
-    yield _row("failures that settled", table.settled_among_wrong, note)
+    yield _settled("failures that settled", table)
+    if end is not None and end.late is not None:
+        yield _settled(
+            f"failures that settled after {end.budget} segments", fate.fate_table(end.late, end.correct)
+        )
     gap = table.drift_gap
     stiller = int((o.late[o.correct] < gap.least).sum())
     share = clopper_pearson(stiller, gap.n_correct if gap.n_wrong else 0)
     yield _row("successes stiller than every failure", share, str(gap))
     yield from _by_cell(o)
+
+
+def _settled(name: str, table: fate.FateTable) -> Statistic:
+    settled, wrong = table.settled_wrong, table.settled_wrong + table.wandering_wrong
+    bound = "" if settled or not wrong else f"; one-sided upper bound {upper_bound(0, wrong):.4f}"
+    return _row(
+        name, table.settled_among_wrong, f"{settled} of {wrong}{bound}" if wrong else "no unsolved puzzle"
+    )
 
 
 def _by_cell(o: Orbits) -> Iterator[Statistic]:

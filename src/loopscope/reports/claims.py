@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from loopscope.dynamics.decay import decay_test
+from loopscope.dynamics.fate import FateTable
 from loopscope.dynamics.outcomes import LANDMARK, Statistic
 from loopscope.dynamics.restart_times import Advantage, restart_advantage
 from loopscope.evaluation.auc import FEW
@@ -126,23 +127,11 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
     table = fates(m)
     if table is None:
         return []
-    wrong = table.settled_wrong + table.wandering_wrong
-    falling = still_falling(m)
-    level = clopper_pearson(wrong - table.settled_wrong - falling, wrong)
-    cut = not table.threshold.reason and table.threshold.separation > one_peak(m.n)
-    note = f"{table.settled_wrong} settled, {falling} still slowing, of {wrong} failures"
-    if not cut:
-        note += "; late drift has no two groups, so no threshold means anything"
-    wander: Verdict = judge(level.low, level.high, OVERALL) if cut else "undecided"
-    found = [
-        Claim(
-            "Failures wander: most keep moving",
-            wander,
-            share(level, note),
-            "more than half of the failures neither settled nor slowing down (by 30 % in four segments)",
-            "HRM: 99.5 % of failures above the threshold; TRM-MLP: 100 %",
-        )
-    ]
+    wrong, cut = table.settled_wrong + table.wandering_wrong, _is_cut(table, m.n)
+    published = "HRM: 99.5 % of failures above the threshold; TRM-MLP: 100 %"
+    found = [_wander(m, table, "Failures wander: most keep moving", published)]
+    if m.at_end is not None and (later := fates(m.at_end)) is not None:
+        found += [_wander(m.at_end, later, f"Failures after {m.stop} segments wander")]
     settle = _below(
         rows,
         "failures that settled",
@@ -162,6 +151,26 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
         "TRM-MLP 96.5 %",
     )
     return found + (_undecided(stiller) if wrong < FEW else stiller)
+
+
+def _is_cut(table: FateTable, n: int) -> bool:
+    """Whether late drift falls into two groups, so that a threshold means something."""
+    return not table.threshold.reason and table.threshold.separation > one_peak(n)
+
+
+def _wander(m: Measurement, table: FateTable, text: str, published: str = "") -> Claim:
+    """The claim that most failures neither have settled nor are about to."""
+    wrong = table.settled_wrong + table.wandering_wrong
+    falling = still_falling(m)
+    level = clopper_pearson(wrong - table.settled_wrong - falling, wrong)
+    note = f"{table.settled_wrong} settled, {falling} still slowing, of {wrong} failures"
+    verdict: Verdict = "undecided"
+    if _is_cut(table, m.n):
+        verdict = judge(level.low, level.high, OVERALL)
+    else:
+        note += "; late drift has no two groups, so no threshold means anything"
+    rule = "more than half of the failures neither settled nor slowing down (by 30 % in four segments)"
+    return Claim(text, verdict, share(level, note), rule, published)
 
 
 def _undecided(found: list[Claim]) -> list[Claim]:

@@ -38,6 +38,7 @@ def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
     """All findings that the measurement and its `quantities` numbers allow."""
     candidates = [
         fate_finding(fates(m), still_falling(m)),
+        end_finding(m),
         exponent_finding(numbers),
         sign_finding(numbers),
         time_finding(m),
@@ -89,6 +90,15 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     elif falling and level.high < 0.5:
         verdict = "Some failures wander, most settle or are about to"
     return Finding(verdict, f"{counts}.{successes}{gap}")
+
+
+def end_finding(m: Measurement) -> Finding | None:
+    """The same of the puzzles that are unsolved at the last segment, when all transients are over."""
+    end = m.at_end
+    found = None if end is None else fate_finding(fates(end), still_falling(end))
+    if found is None:
+        return None
+    return Finding(f"{found.verdict} (after {m.stop} segments)", found.evidence)
 
 
 def one_peak(n: int) -> float:
@@ -258,11 +268,13 @@ def answer(m: Measurement) -> str:
     """The sentences under the title: how much is solved, and what becomes of the rest."""
     solved = share(wilson(int(m.correct.sum()), m.n))
     what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
-    fate = fate_finding(fates(m), still_falling(m))
+    fate, end = fate_finding(fates(m), still_falling(m)), end_finding(m)
     if fate is None:
         return what
     if fate.verdict.startswith(UNDECIDED):
-        return f"{what} {fate.verdict}."
+        if end is None or end.verdict.startswith(UNDECIDED):
+            return f"{what} {fate.verdict}."
+        fate = end
     return f"{what} {fate.verdict}: {fate.evidence.split('. ')[0].rstrip('.')}."
 
 

@@ -196,6 +196,7 @@ def _run(m: Measurement, number: int | None, model: Any = None) -> list[str]:
         parts.append(figure_html(film_plot(films(m, model)), number))
     optional = [
         tables.fate_rows(m),
+        None if m.at_end is None else tables.fate_rows(m.at_end),
         dynamics_tables.exponent_rows(m),
         dynamics_tables.sweep_rows(m),
         dynamics_tables.sure_rows(m),

@@ -7,7 +7,7 @@ the length for which the model was trained; orbits may run on for longer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,11 @@ class Measurement:
     def orbits(self) -> Orbits:
         """What the outcome statistics read; outcome, late drift and threshold are theirs."""
         return Orbits(self.data)
+
+    @cached_property
+    def at_end(self) -> Measurement | None:
+        """The same orbits judged after the last segment; None where they hardly outlast the budget."""
+        return None if self.orbits.at_end is None else replace(self, data=self.orbits.at_end.data)
 
     @property
     def budget(self) -> int:

@@ -125,16 +125,18 @@ def fates(m: Measurement) -> FateTable | None:
 
 
 def _fates(m: Measurement) -> dict[str, Quantity]:
-    table = fates(m)
-    if table is None:
-        return {}
+    found = {"failures that settled": fates(m)}
+    if m.at_end is not None:
+        found[f"failures that settled after {m.stop} segments"] = fates(m.at_end)
+    return {name: _settled(table) for name, table in found.items() if table is not None}
+
+
+def _settled(table: FateTable) -> Quantity:
     wrong = table.settled_wrong + table.wandering_wrong
     note = f"{table.settled_wrong} of {wrong}"
     if table.settled_wrong == 0 and wrong:
         note += f"; one-sided upper bound {100 * zero_bound(wrong):.2f} %"
-    return {
-        "failures that settled": share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")
-    }
+    return share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")
 
 
 def headline_table(m: Measurement, numbers: dict[str, Quantity]) -> Table:
@@ -178,7 +180,7 @@ def comparison_table(measurements: Sequence[Measurement], columns: Sequence[dict
 
 def fate_rows(m: Measurement) -> Table | None:
     """The 2 x 2 table of fates; None without a drift."""
-    table = fates(m)
+    table, title = fates(m), f"Fates after {m.budget} segments"
     if table is None:
         return None
     a, b, c, d = table.settled_correct, table.settled_wrong, table.wandering_correct, table.wandering_wrong
@@ -188,13 +190,13 @@ def fate_rows(m: Measurement) -> Table | None:
     window = f"segments {m.budget - WINDOW + 1} to {m.budget}"
     drift = f"Late drift: mean change of the state over {window} ({m.drift_name})."
     if cut.reason:
-        return Table("Fates", ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
+        return Table(title, ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
     caption = (
         f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu; the cut explains "
         f"{100 * cut.separation:.0f} % of the variance of log drift, where a single normal peak gives 64 %). "
         f"Without any threshold: {table.drift_gap}."
     )
-    return Table("Fates", ["", "solved", "unsolved", "all"], rows, caption)
+    return Table(title, ["", "solved", "unsolved", "all"], rows, caption)
 
 
 def rating_rows(m: Measurement) -> Table | None:
