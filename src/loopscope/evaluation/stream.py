@@ -126,7 +126,7 @@ def finished(
         work, parts, progress: as for `run_chunks`.
     """
     total = sum(chunk.stop - chunk.start for chunk in chunks)
-    with tqdm(total=total, disable=not progress or rank() > 0) as bar:
+    with tqdm(total=total, disable=not progress or rank() > 0, leave=None) as bar:
         for chunk in chunks:
             columns = None if parts is None else parts.read(chunk)
             if columns is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
 from loopscope.evaluation.evaluate import Cost, evaluate
@@ -17,6 +18,7 @@ from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.solve import models_of
 from loopscope.registry import did_you_mean
 from loopscope.tasks.base import PuzzleSet
+from loopscope.training.distributed import rank
 
 EXAMPLE = '"segments=16,64 restarts=1,8 stop=budget,halt+unchanged"'
 
@@ -99,14 +101,20 @@ def run_sweep(
     settings = list(dict.fromkeys(effective(levers, is_ensemble) for levers in settings))
     if not settings:
         raise UserError(f"settings=[]: expected at least one, for example parse_grid({EXAMPLE}, {{}}).")
-    exact, costs, facts = [], [], {}
-    for levers in settings:
-        found = evaluate(model, puzzles, batch_size=batch_size, progress=progress, **asdict(levers))
-        exact.append(found.scores[levers.segments]["exact_accuracy"])
-        costs.append(found.costs[levers.segments])
-        facts = {key: value for key, value in found.facts.items() if key not in asdict(levers)}
+    exact, costs, facts, names = [], [], {}, labels(settings)
+    most = [levers.segments * levers.restarts * levers.views for levers in settings]
+    hidden = not progress or rank() > 0
+    with tqdm(
+        total=sum(most), disable=hidden, bar_format="sweep {percentage:.0f} %|{bar}| {remaining} left, {desc}"
+    ) as bar:
+        for i, levers in enumerate(settings):
+            bar.set_description_str(f"{i + 1} of {len(settings)}: {names[i]}")
+            found = evaluate(model, puzzles, batch_size=batch_size, progress=progress, **asdict(levers))
+            exact.append(found.scores[levers.segments]["exact_accuracy"])
+            costs.append(found.costs[levers.segments])
+            facts = {key: value for key, value in found.facts.items() if key not in asdict(levers)}
+            bar.update(most[i])
     front = pareto_front(np.array([c.applications for c in costs]), np.array([e.value for e in exact]))
-    names = labels(settings)
     points = [Point(*row) for row in zip(settings, names, exact, costs, front.tolist(), strict=True)]
     return sorted(points, key=lambda p: (p.cost.applications, -p.exact.value)), facts
 
