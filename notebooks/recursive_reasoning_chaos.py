@@ -18,7 +18,7 @@ from loopscope.cli.demo import MODEL, PUZZLES  # what `loopscope demo` measures;
 # MODEL, PUZZLES = "blackhao0426/recursive-reasoning-chaos/trm_sudoku", None
 FAST = os.environ.get("LOOPSCOPE_FAST") == "1"  # a short run that only shows that everything works
 DEVICE = "cpu"
-COUNT = 6 if FAST else 48  # puzzles
+COUNT = 6 if FAST else 64  # puzzles
 LENGTH = 2 if FAST else 8  # segments to follow, in training budgets
 SIGMAS = [0.3, 1.0] if FAST else [0.3, 1.0, 3.0]  # kicks, in standard deviations of the start
 RESTARTS = 2  # restarted orbits for each kick
