@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,27 @@ def test_compile_is_asked_of_the_blocks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     one_line(
         lambda: bench_infer(tiny_model(), segments=1, rounds=1, compiled=True), "C++ compiler", "--compile"
     )
+
+
+EVERY_SIZE = """
+from torch._dynamo.utils import counters
+from loopscope.evaluation.bench import compile_model
+from loopscope.evaluation.solve import solve
+from tiny import tiny_model, tiny_puzzles
+model, puzzles = tiny_model(), tiny_puzzles(12)
+compile_model(model)
+for n in range(12, 0, -1):
+    solve(model, puzzles[:n], segments=2, batch_size=n)
+assert 1 <= counters["stats"]["unique_graphs"] <= 3, counters["stats"]
+"""
+
+
+@pytest.mark.slow
+def test_batches_of_every_size_share_compiled_blocks() -> None:
+    """The first size, any other and a single row are three; in a process without shape checks."""
+    if missing := setup.missing_for_compile(torch.device("cpu")):
+        pytest.skip(missing)
+    subprocess.run([sys.executable, "-c", EVERY_SIZE], cwd=Path(__file__).parent, check=True)
 
 
 def test_models_and_recipes_by_name() -> None:

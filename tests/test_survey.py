@@ -12,6 +12,7 @@ from loopscope.errors import UserError
 from loopscope.reports.puzzle_figure import save_figure
 from loopscope.tasks import Maze, Sudoku
 from loopscope.tasks.storage.folder import write_folder
+from loopscope.tasks.storage.shipped import puzzle_file
 from loopscope.tasks.storage.split_arrays import SplitArrays
 from loopscope.tasks.survey import class_edges, class_names, counted, survey
 from small_sets import mazes, sudokus
@@ -108,3 +109,7 @@ def test_a_picture_of_no_known_kind(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ends in \.svg, \.pdf, \.png"):
         save_figure(survey(folder), tmp_path / "a.gif")
     assert not (tmp_path / "a.gif").exists()
+
+
+def test_the_size_of_a_shipped_set_is_that_of_its_file() -> None:
+    assert survey("sudoku9-demo").bytes == puzzle_file("sudoku9-demo").stat().st_size > 0

@@ -380,6 +380,6 @@ def tally(found: list[Claim]) -> str:
     """How many claims hold, in one sentence."""
     count = {v: sum(c.verdict == v for c in found) for v in ("holds", "does not hold", "undecided")}
     return (
-        f"Of {len(found)} claims from the literature {count['holds']} hold on this model, "
+        f"Of {len(found)} claims {count['holds']} hold on this model, "
         f"{count['does not hold']} do not, {count['undecided']} are undecided."
     )
