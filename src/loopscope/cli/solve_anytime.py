@@ -23,8 +23,7 @@ def answer(network: Any, puzzles: PuzzleSet, how: dict[str, Any]) -> None:
         puzzles: a set of one.
         how: arguments of `anytime.moments`.
     """
-    from loopscope.cli import boards
-    from loopscope.cli.solve import print_board, print_verdict
+    from loopscope.cli import boards, verdict
     from loopscope.evaluation.anytime import moments
     from loopscope.tasks.faults import broken_cells
 
@@ -42,8 +41,8 @@ def answer(network: Any, puzzles: PuzzleSet, how: dict[str, Any]) -> None:
         options.say("interrupted; the answer so far:")
     if last is None:
         return
-    print_board(puzzles, last.tokens[0], traced=False)
-    print_verdict(puzzles, last.tokens[0], float(last.halt_logit[0]))
+    verdict.print_board(puzzles, last.tokens[0], traced=False)
+    verdict.print_verdict(puzzles, last.tokens[0], float(last.halt_logit[0]))
     policy, spent = how["policy"], f"{last.spent:,} block applications, {last.seconds:.2g} s"
     options.say(f"orbit {last.rollout[0] + 1}, policy {policy}; {spent}", "dim")
 
