@@ -253,3 +253,22 @@ def test_command(folders, network, tmp_path, monkeypatch, capsys):
     assert set(json.loads((tmp_path / "k.json").read_text())) == {"task0", "task1", "task2"}
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 7
     assert not list(tmp_path.glob("*.parts"))  # all is written, nothing is left over
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--select logit_change", "--select logit_change: ARC answers are chosen by vote over versions."),
+        ("--segment-noise 0.5", "--segment-noise 0.5: ARC answers"),
+        ("--ensemble m", "--ensemble: ARC answers"),
+        ("--sweep segments=1,2", "--sweep: ARC answers"),
+        ("--budget 8", "--budget 8: ARC answers"),
+    ],
+)
+def test_levers_that_a_vote_has_no_use_for(folders, capsys, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(["eval", "m", "--data", str(folders["drawn"]), *options.split()])
+    _, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in err
+    assert err.count("\n") == 1

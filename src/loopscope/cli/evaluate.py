@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from loopscope.cli import app, options
+from loopscope.cli import app, options, scores
 from loopscope.errors import UserError
-
-if TYPE_CHECKING:
-    from loopscope.evaluation.evaluate import Cost, Evaluation
-
-NAMES = {  # score -> column
-    "exact_accuracy": "exact",
-    "cell_accuracy": "cells",
-    "halt_accuracy": "halt",
-    "unfilled_accuracy": "unfilled cells",
-    "cumulative_accuracy": "right so far",
-    "absorbed_accuracy": "right and stays",
-    "pass_at_k": "any right",
-    "mean_at_k": "one at random",
-    "selection_gap": "missed by choice",
-    "selection_auc": "AUC of halt",
-    "exact_at_coverage_50": "exact, surest 50 %",
-    "exact_at_coverage_80": "surest 80 %",
-    "risk_area": "area of risk",
-    "verified": "keeps the rules",
-    "valid": "valid grid",
-    "givens_kept": "givens kept",
-    "valid_path": "valid path",
-    "clean_path": "nothing else",
-    "shortest_path": "shortest",
-}
-COSTS = ("applications", "GFLOP", "ms per puzzle")
-HEADLINE = ("exact_accuracy", "cell_accuracy", "halt_accuracy")
-TOGETHER = (  # columns of a table, three at most on 80 characters
-    HEADLINE,
-    ("exact_at_coverage_50", "exact_at_coverage_80", "risk_area"),
-    ("pass_at_k", "mean_at_k"),
-    ("selection_gap", "selection_auc"),
-    ("unfilled_accuracy", "cumulative_accuracy", "absorbed_accuracy"),
-    ("verified", "valid", "givens_kept"),
-    ("valid_path", "clean_path", "shortest_path"),
-)
 
 
 @app.command("eval")
@@ -123,6 +85,7 @@ def evaluate(
     chosen by vote. "right so far" (at any segment) and "any right" (of several
     rollouts) are oracles, as no rule finds those answers.
     """
+    from loopscope.cli import evaluate_arc
     from loopscope.cli.budget import budget_of, refuse_arc
     from loopscope.evaluation.bench import compile_model
     from loopscope.evaluation.levers import Levers
@@ -152,14 +115,16 @@ def evaluate(
         is_arc = puzzles.task.name.startswith("arc-")
         if is_arc:
             refuse_arc(budget)
-        check_options(puzzles.task.name, is_arc, submission, versions, levers, ensemble, sweep)
+            evaluate_arc.refuse(levers | {"seed": 0}, {"ensemble": ensemble, "sweep": sweep})
+        else:
+            evaluate_arc.refuse_elsewhere(puzzles.task.name, submission, versions)
         networks = [options.load_model(name, known, dtype) for name in names]
         for network in networks if compiled else ():
             compile_model(network)
         if is_arc:
-            whole = puzzles if limit is None else first_tasks(data, split, limit)
+            whole = puzzles if limit is None else evaluate_arc.first_tasks(data, split, limit)
             voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
-            vote(model, networks[0], whole, data, voting, (out, answers, submission))
+            evaluate_arc.vote(model, networks[0], whole, data, voting, (out, answers, submission))
         elif sweep is not None:
             show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
         else:
@@ -188,8 +153,8 @@ def score(
     result = run(subject, puzzles, answers=answers is not None, parts=parts, **asked)
     if not is_main():
         return
-    print_scores(" + ".join(names), result)
-    write_results(result, puzzles, out, answers)
+    scores.print_scores(" + ".join(names), result)
+    scores.write_results(result, puzzles, out, answers)
     if parts is not None:
         parts.remove()
 
@@ -206,81 +171,6 @@ def check_targets(answers: Path | None, figure: Path | None, sweep: str | None) 
         raise UserError(f"--figure {figure}: only a sweep is drawn. Give --sweep, too.")
     if figure is not None and figure.suffix not in (".svg", ".png"):
         raise UserError(f"--figure {figure}: expected a name that ends in .svg or .png. Choose another.")
-
-
-def check_options(
-    task: str,
-    is_arc: bool,
-    submission: Path | None,
-    versions: int | None,
-    levers: dict[str, Any],
-    ensemble: list[str] | None,
-    sweep: str | None,
-) -> None:
-    """Refuse options of ARC for other tasks, and those that an ARC vote has no use for."""
-    from loopscope.evaluation.levers import Levers
-
-    for option, value in (("--submission", submission), ("--versions", versions)):
-        if value is not None and not is_arc:
-            raise UserError(f"{option}: {task} is no ARC set. Leave it out.")
-    if not is_arc:
-        return
-    turned = [key for key, value in levers.items() if value != getattr(Levers(), key)]
-    turned = (
-        [key for key in turned if key != "seed"] + ["ensemble"] * bool(ensemble) + ["sweep"] * bool(sweep)
-    )
-    if turned:
-        option = "--" + turned[0].replace("_", "-")
-        value = levers.get(turned[0])
-        given = f" {value:g}" if isinstance(value, float) else f" {value}" if value is not None else ""
-        raise UserError(f"{option}{given}: ARC answers are chosen by vote over versions. Leave it out.")
-
-
-def vote(
-    model: str,
-    network: Any,
-    puzzles: Any,
-    data: str,
-    voting: dict[str, Any],
-    files: tuple[Path | None, Path | None, Path | None],
-) -> None:
-    """Score an ARC set by vote over versions, and write scores, answers and submission, where asked for.
-
-    Finished chunks outlive a kill beside the answers, or beside the submission.
-    """
-    from loopscope.evaluation.arc import evaluate_arc
-    from loopscope.evaluation.stream import parts_of
-    from loopscope.files import write_text
-    from loopscope.tasks.storage.layout import names
-    from loopscope.training.distributed import is_main
-
-    out, answers, submission = files
-    kept = answers or submission
-    parts = parts_of(kept) if kept is not None else None
-    result, votes = evaluate_arc(network, puzzles, names(data), parts=parts, **voting)
-    if not is_main():
-        return
-    print_votes(model, result)
-    if submission is not None:
-        most = max(votes)
-        write_text(submission, json.dumps(votes[most].submission()))
-        options.say(f"\nsubmission, {most} segments, written to {submission}")
-    write_results(result, puzzles, out, answers)
-    if parts is not None:
-        parts.remove()
-
-
-def write_results(result: Evaluation, puzzles: Any, out: Path | None, answers: Path | None) -> None:
-    """Scores as json and answers as a table, where asked for."""
-    from loopscope.evaluation.answer_file import answer_table, write_answers
-    from loopscope.files import write_json
-
-    if out is not None:
-        write_json(out, result.to_dict())
-        options.say(f"\nwritten to {out}")
-    if answers is not None:
-        write_answers(answers, answer_table(result, puzzles))
-        options.say(f"\nanswers, {max(result.outcomes)} segments, written to {answers}")
 
 
 def show_sweep(
@@ -304,10 +194,10 @@ def show_sweep(
     name = " + ".join(names)
     options.say(f"{name} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
     rows = [
-        [p.label, "*" if p.on_front else "", options.percent(p.exact), *costs_in_words(p.cost)]
+        [p.label, "*" if p.on_front else "", options.percent(p.exact), *scores.costs_in_words(p.cost)]
         for p in points
     ]
-    options.table("", ["setting", "", "exact", *COSTS], rows)
+    options.table("", ["setting", "", "exact", *scores.COSTS], rows)
     options.say(
         "* on the front: nothing else is at least as accurate for at most as many applications", "dim"
     )
@@ -319,77 +209,3 @@ def show_sweep(
 
         table = save(draw_sweep(points, name, facts), figure)
         options.say(f"\nfigure in {figure}, its numbers in {table}")
-
-
-def first_tasks(data: str, split: str, limit: int) -> Any:
-    """The first tasks of an ARC folder with all their rows; elsewhere a limit counts rows."""
-    import numpy as np
-
-    puzzles = options.read_data(data, None, split=split)
-    tasks = len(puzzles if puzzles.groups is None else puzzles.groups)
-    return puzzles.only_groups(np.arange(min(limit, tasks)))
-
-
-def print_scores(model: str, result: Evaluation) -> None:
-    """Headline scores, cost, all others, and accuracy by difficulty."""
-    from loopscope.evaluation.budget import in_words as spent_how
-    from loopscope.evaluation.levers import in_words
-
-    facts = result.facts
-    options.say(f"{model} on {facts['data']}, n = {facts['n']}, {facts['dtype']}; 95 % intervals", "bold")
-    if "select" in facts:
-        options.say(in_words(facts, len(facts.get("models", [1]))))
-    if "policy" in facts:
-        options.say(spent_how(facts))
-    known = next(iter(result.scores.values()))
-    others = tuple(name for name in known if not any(name in names for names in TOGETHER))
-    for names in (*TOGETHER, others):
-        if found := [name for name in names if name in known]:
-            print_columns(result, found)
-        if names == HEADLINE:
-            print_costs(result)
-    shown = list(result.bands)[-1:] if "policy" in facts else list(result.bands)
-    for t, facts_of_t in ((t, result.bands[t]) for t in shown):
-        for fact, bands in facts_of_t.items():
-            rows = [[band, str(e.n), options.percent(e)] for band, e in bands.items() if e.n]
-            if len(rows) > 1 or fact == "rating":
-                fact = fact.replace("_", " ")
-                options.table(f"\nexact by {fact}, {t} segments", [fact, "n", "exact"], rows)
-
-
-def print_columns(result: Evaluation, names: list[str]) -> None:
-    """Some scores, a row per number of segments."""
-    rows = [[str(t), *(options.percent(row[name]) for name in names)] for t, row in result.scores.items()]
-    options.table("", ["segments", *(NAMES.get(name, name) for name in names)], rows)
-
-
-def print_costs(result: Evaluation) -> None:
-    """What a puzzle cost, a row per number of segments."""
-    rows = [[str(t), *costs_in_words(cost)] for t, cost in result.costs.items()]
-    options.table("", ["segments", *COSTS], rows)
-
-
-def costs_in_words(cost: Cost) -> list[str]:
-    """The columns of `COSTS`."""
-    work = "-" if math.isnan(cost.flops) else f"{cost.flops / 1e9:.3g}"
-    return [f"{cost.applications:,.4g}", work, f"{1e3 * cost.seconds:,.3g}"]
-
-
-def print_votes(model: str, result: Evaluation) -> None:
-    """pass@k in both conventions, then the scores of single answers."""
-    facts = result.facts
-    most = facts["versions"]["most"]
-    asked = f"{facts['tasks']} tasks, {facts['test_inputs']} test inputs, up to {most} versions"
-    options.say(f"{model} on {facts['data']}, {facts['dtype']}; 95 % intervals over tasks", "bold")
-    options.say(f"{asked}; rule of the votes: {facts['arc_rule']}")
-    for t, row in result.scores.items():
-        ks = [name.removeprefix("pass_at_") for name in row if name.startswith("pass_at_")]
-        rows = [
-            [k, options.percent(row[f"pass_at_{k}"]), options.percent(row[f"all_pairs_pass_at_{k}"])]
-            for k in ks
-            if int(k) <= max(most, 2)
-        ]
-        heads = ["attempts", "share of test inputs", "all test inputs"]
-        options.table(f"\nsolved by vote, {t} segments", heads, rows)
-    options.say("\neach version by itself", "bold")
-    print_columns(result, list(HEADLINE))

@@ -64,7 +64,7 @@ def solve(
     loopscope solve RUN maze.txt --segments 64 --stop settled --trace
     loopscope solve RUN 007bbfb7.json --views 100
     """
-    from loopscope.cli import one_puzzle, solve_anytime, solve_arc
+    from loopscope.cli import evaluate_arc, one_puzzle, solve_anytime, solve_arc
     from loopscope.cli.budget import budget_of, refuse_arc
     from loopscope.evaluation.solve import solve as run
 
@@ -81,7 +81,7 @@ def solve(
     others |= {"segments": segments, "views": views, "trace": trace, "gif": gif}
     spending |= budget_of(budget, spending, others)
     if is_arc and path is not None:
-        solve_arc.refuse(turned)
+        evaluate_arc.refuse(turned)
         network = options.load_model(model, known, "float32" if gif else None)
         puzzles = solve_arc.answer(network, path, data, segments, views, trace)
     else:

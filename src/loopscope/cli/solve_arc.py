@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopscope.cli import options
-from loopscope.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,20 +13,7 @@ if TYPE_CHECKING:
     from loopscope.evaluation.arc_votes import Candidate
     from loopscope.tasks import PuzzleSet
 
-PLAIN = {"restarts": 1, "start": "perturbed", "segment_noise": 0.0, "stop": "budget", "select": "halt"}
 ATTEMPTS = 2  # answers that ARC allows
-
-
-def refuse(turned: Mapping[str, Any]) -> None:
-    """Levers that the vote does not have.
-
-    Raises:
-        UserError: one is turned.
-    """
-    for key, value in turned.items():
-        if value != PLAIN[key]:
-            option = f"--{key.replace('_', '-')} {value}"
-            raise UserError(f"{option}: ARC answers are chosen by vote over versions. Leave it out.")
 
 
 def answer(
