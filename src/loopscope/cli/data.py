@@ -46,6 +46,14 @@ def build_sudoku(
     test: Test = None,
     subsample: Subsample = None,
     min_difficulty: Annotated[int | None, typer.Option(help="Least rating, in both splits.", min=0)] = None,
+    neighbours: Annotated[
+        int,
+        typer.Option(
+            help="Add N generations of new training puzzles, made by moving givens, as hard as the source; "
+            "eight make 75 of each of 1,000, in minutes.",
+            min=0,
+        ),
+    ] = 0,
     augmentations: Versions = 0,
     seed: options.Seed = 0,
     limit: options.Limit = None,
@@ -64,10 +72,12 @@ def build_sudoku(
     loopscope data build sudoku --source folder --subsample 1000 --out sudoku-1k
     loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out full
     loopscope data build sudoku --source a.csv --source b.csv.gz --test test.csv --out mix
+    loopscope data build sudoku --source 1k.csv.gz --test test.csv.gz --neighbours 8 --out 75k
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,
         "min_difficulty": min_difficulty,
+        "neighbours": neighbours,
         "augmentations": augmentations,
     }
     chosen |= {"seed": seed, "limit": limit, "skip_invalid": skip_invalid, "check_unique": check_unique}

@@ -27,6 +27,7 @@ from loopscope.tasks.storage.csv_puzzles import TextTask, read_rows
 from loopscope.tasks.storage.folder import check_target, write_folder
 from loopscope.tasks.storage.layout import sizes
 from loopscope.tasks.storage.split_arrays import SplitArrays
+from loopscope.tasks.sudoku import Sudoku
 
 SUBSET, VERSIONS = range(2)  # what a random stream is for: the second word of its seed
 ROWS_AT_ONCE = 1 << 16
@@ -42,6 +43,8 @@ class Options:
     Attributes:
         subsample: keep that many training puzzles, drawn at random.
         min_difficulty: leave out puzzles with a lower rating, in both splits.
+        neighbours: generations of new training puzzles made by moving givens; Sudoku only. See
+            `tasks.sudoku.neighbours`.
         augmentations: versions baked after each training puzzle. Mazes have 7, in a fixed order.
         relabel: recompute the labels of baked mazes by the tie-break rule; off turns them along.
         seed: of everything random.
@@ -55,6 +58,7 @@ class Options:
 
     subsample: int | None = None
     min_difficulty: int | None = None
+    neighbours: int = 0
     augmentations: int = 0
     relabel: bool = True
     seed: int = 0
@@ -68,7 +72,14 @@ class Options:
     def __post_init__(self) -> None:
         if self.compat not in (None, TRM):
             raise UserError(f"compat={self.compat}: expected trm. Leave it out to build our own way.")
-        least = {"subsample": 1, "limit": 1, "augmentations": 0, "seed": 0, "min_difficulty": 0}
+        least = {
+            "subsample": 1,
+            "limit": 1,
+            "neighbours": 0,
+            "augmentations": 0,
+            "seed": 0,
+            "min_difficulty": 0,
+        }
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -139,6 +150,8 @@ def build_puzzles(
     chosen = _choose(len(read["train"].puzzles), options, old)
     if chosen is not None:
         read["train"] = read["train"][chosen]
+    if options.neighbours:
+        read["train"] = _with_neighbours(read, options, progress)
     leak = _leak(read, options.allow_leak, progress)
     train = _with_versions(board, read["train"].puzzles, options, old, progress)
     splits = {name: train if name == "train" else as_split(r.puzzles) for name, r in read.items()}
@@ -210,10 +223,26 @@ def _choose(count: int, options: Options, old: np.random.RandomState | None) -> 
     return np.sort(np.random.default_rng([options.seed, SUBSET]).permutation(count)[:size])
 
 
+def _with_neighbours(read: dict[str, _Rows], options: Options, progress: bool) -> _Rows:
+    """The training puzzles and those that moved givens lead to, none of which is a test puzzle."""
+    rows = read["train"]
+    if not isinstance(rows.puzzles.task, Sudoku) or options.compat:
+        other = f"compat={options.compat}" if options.compat else rows.puzzles.task.name
+        raise UserError(f"neighbours={options.neighbours}: {other} has none. Leave it out.")
+    from loopscope.tasks.sudoku.neighbours import neighbours, without
+
+    new = neighbours(rows.puzzles, options.neighbours, np.random.default_rng(options.seed), progress)
+    new = without(new, [read[name].puzzles for name in read if name != "train"], progress)
+    none = np.full(len(new), -1)
+    return _Rows(
+        join([rows.puzzles, new]), np.append(rows.file, none), np.append(rows.row, none), rows.record
+    )
+
+
 def _subset(rows: _Rows) -> dict[str, Any]:
     return {
         "about": "group g of the training split is row row[g] (0: the first below the header) "
-        "of file files[file[g]]",
+        "of file files[file[g]]; -1: none, a neighbour made of them",
         "files": [record["name"] for record in rows.record],
         "file": rows.file.tolist(),
         "row": rows.row.tolist(),

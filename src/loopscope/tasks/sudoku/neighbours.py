@@ -1,0 +1,121 @@
+"""New puzzles from old ones: a given moved elsewhere, the solution still the only one, as hard as before.
+
+Collections of hard Sudoku are made this way: from one hard puzzle to the next, and on from there. What comes
+out is no symmetric copy: the solution changes with the givens, so a network that is blind to symmetries
+by construction gets from this what others get from augmentation.
+
+Most neighbours of a hard puzzle are easy. So every generation keeps of each band of the rating as large a
+share as the source has there, and only as many puzzles in all as the scarcest band allows. Importing this
+module loads numba.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm.auto import tqdm
+
+from loopscope.errors import UserError
+from loopscope.tasks.base import BLANK, PuzzleSet
+from loopscope.tasks.overlap import overlap, repeats
+from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
+from loopscope.tasks.sudoku.solver import solve
+
+BANDS = np.array([0, 1, 4, 10, 20, 40, 80, np.inf])  # of the guesses of our solver
+EFFORT = (
+    (1000, 3000),
+    (3000, 800),
+)  # puzzles of a generation to start from, at most, and moves tried on each
+LATER = (5000, 600)  # the same from the third generation on
+
+
+def neighbours(
+    puzzles: PuzzleSet, generations: int, rng: np.random.Generator, progress: bool = False
+) -> PuzzleSet:
+    """Puzzles that moved givens lead to, generation after generation, rated like the source.
+
+    Args:
+        puzzles: Sudoku with one solution each.
+        generations: the first starts from `puzzles`, each other one from the one before.
+        rng: same state, same puzzles, byte for byte.
+        progress: show a bar.
+    Returns:
+        Puzzles with labels and the facts `source`, `givens`, and `rating` (guesses of our solver); none
+        equals another or one of `puzzles` up to symmetry.
+    Raises:
+        UserError: no moved given leads to puzzles as hard as the source.
+    """
+    task = puzzles.task
+    assert isinstance(task, Sudoku)
+    origin = np.ascontiguousarray(puzzles.inputs, np.uint8)
+    wanted = np.bincount(_band(_rating(task, origin)), minlength=len(BANDS) - 1) / len(origin)
+    made, parents = [], origin
+    for number in range(generations):
+        most, tries = EFFORT[number] if number < len(EFFORT) else LATER
+        parents = parents[rng.permutation(len(parents))[:most]]
+        bar = tqdm(
+            parents,
+            desc=f"neighbours {number + 1}/{generations}",
+            unit="puzzle",
+            disable=not progress,
+            leave=False,
+        )
+        found = np.concatenate([_moved(task, parent, tries, rng) for parent in bar])
+        parents = _like(wanted, task, np.unique(found, axis=0), rng)
+        made.append(parents)
+        if not len(parents):
+            break
+    inputs = np.unique(np.concatenate(made), axis=0)
+    if not len(inputs):
+        raise UserError(
+            f"{puzzles.name}: no puzzle as hard as these is one given away. Leave out --neighbours."
+        )
+    facts = {"source": np.full(len(inputs), f"neighbours of {puzzles.name}"), "givens": task.givens(inputs)}
+    facts["rating"] = _rating(task, inputs)
+    ids = np.zeros(len(inputs), np.int32)
+    new = PuzzleSet(task, inputs, solve(task, inputs, limit=1)[0], ids, facts, f"{puzzles.name} neighbours")
+    return without(new, [puzzles], progress)
+
+
+def without(new: PuzzleSet, others: list[PuzzleSet], progress: bool = False) -> PuzzleSet:
+    """The puzzles of `new` that repeat no earlier one and none of `others`, up to symmetry."""
+    taken = [repeats(new, progress), *(overlap(other, new, progress) for other in others)]
+    return new[np.setdiff1d(np.arange(len(new)), np.concatenate(taken)[:, 1])]
+
+
+def _moved(
+    task: Sudoku, parent: UInt8[np.ndarray, "L"], tries: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "N L"]:
+    """The puzzles with one solution among `tries` random moves of a given to another cell and digit."""
+    rows, givens, blanks = np.arange(tries), np.flatnonzero(parent > BLANK), np.flatnonzero(parent == BLANK)
+    if not len(givens) or not len(blanks):
+        return parent[None][:0]
+    moved = np.repeat(parent[None], tries, 0)
+    moved[rows, rng.choice(givens, tries)] = BLANK
+    cell = rng.choice(blanks, tries)
+    token = rng.integers(FIRST_DIGIT, FIRST_DIGIT + task.side, tries).astype(np.uint8)
+    units = task.unit_of_cell
+    shares_unit = (units[:, :, None] == units[:, None, :]).any(0)
+    clash = (shares_unit[cell] & (moved == token[:, None])).any(1)
+    moved[rows, cell] = token
+    moved = np.unique(moved[~clash], axis=0)
+    return moved[solve(task, moved, limit=2)[1] == 1]
+
+
+def _rating(task: Sudoku, inputs: UInt8[np.ndarray, "N L"]) -> np.ndarray:
+    return solve(task, inputs, limit=1)[2]
+
+
+def _band(rating: np.ndarray) -> np.ndarray:
+    return np.digitize(rating, BANDS) - 1
+
+
+def _like(
+    wanted: np.ndarray, task: Sudoku, inputs: UInt8[np.ndarray, "N L"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "M L"]:
+    """As many of the puzzles as have the wanted share of every band."""
+    band = _band(_rating(task, inputs))
+    have = np.bincount(band, minlength=len(wanted))
+    count = (have[wanted > 0] / wanted[wanted > 0]).min()
+    kept = [rng.permutation(np.flatnonzero(band == k))[: int(count * w)] for k, w in enumerate(wanted)]
+    return inputs[np.concatenate(kept)]
