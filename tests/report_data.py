@@ -92,7 +92,7 @@ def synthetic(
         "seed": 0,
         "budget": BUDGET,
         "applications_per_segment": applications,
-        "exponents_segments": BUDGET,
+        "exponent_segments": BUDGET,
         "restart_segments": BUDGET,
         "traj_dtype": "float32",
         "tangent_dtype": "float32",

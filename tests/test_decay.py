@@ -230,6 +230,11 @@ def test_ageing_of_single_puzzles_is_seen() -> None:
     assert ageing_test(censored(shifted, 40), stop=40).z < -5
     assert abs(ageing_test(censored(shifted, 40), start=6, stop=40).z) < 4
     assert "0 puzzles" in ageing_test(np.full((4, 3), -1), stop=9).reason
+    many = censored(rng.geometric(np.full((30, 1), 0.02), (30, 128)), 512)
+    one_at_once = np.vstack([many, np.ones((1, 128), int)])
+    plain, at_once = (ageing_test(times, stop=512) for times in (many, one_at_once))
+    assert math.isfinite(plain.z)
+    assert at_once.z == pytest.approx(plain.z)  # a sum that leaves no choice tells nothing
     with pytest.raises(UserError, match="expected 0 <= start < stop"):
         ageing_test(np.array([[1, 2]]), start=9, stop=9)
 
@@ -245,6 +250,7 @@ def test_comparison_per_application() -> None:
     exact = math.log(0.7) / math.log(0.93)
     assert found.per_segment.low < exact < found.per_segment.high
     assert found.per_application.value == pytest.approx(found.per_segment.value * 6 / 21)
+    assert math.isnan(found.p_logrank)  # times are known to a segment, and these are of unequal length
     same = compare_escape(second, second, start=0, stop=16, applications=(6, 6), paired=True)
     assert (same.per_segment.low, same.per_segment.value, same.per_segment.high) == (1, 1, 1)
     assert same.p_logrank == pytest.approx(1)

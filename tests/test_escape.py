@@ -139,4 +139,7 @@ def test_survival_without_early_censoring_is_the_unsolved_fraction() -> None:
 def test_survival_when_nothing_happens() -> None:
     curve = survival(np.full(5, -1), stop=3)
     assert curve.fraction.tolist() == [1.0] * 4
-    assert not np.isnan(curve.low).any()
+    assert curve.low.tolist() == [1.0] + [pytest.approx(0.025**0.2)] * 3  # 0 of 5, exact
+    everything = survival(np.full(5, 1), stop=2)
+    assert everything.fraction.tolist() == [1, 0, 0]
+    assert everything.high.tolist() == [1, *[pytest.approx(1 - 0.025**0.2)] * 2]

@@ -92,6 +92,21 @@ def test_threshold_free_statement() -> None:
     assert "undefined" in str(threshold_free(np.ones(3), np.ones(3, dtype=bool)))
 
 
+@pytest.mark.parametrize("left", [np.nan, np.inf])
+def test_a_failure_that_left_the_numbers_changes_no_cut(left: float) -> None:
+    rng = np.random.default_rng(0)
+    late = np.concatenate([10 ** rng.normal(-3, 0.2, 50), 10 ** rng.normal(1, 0.2, 50)])
+    correct = np.arange(100) < 50
+    with_one = late_drift(np.append(late, left)[:, None].repeat(4, 1))
+    answers = np.append(correct, False)
+    plain, found = fate_table(late, correct), fate_table(with_one, answers)
+    assert found.threshold == plain.threshold
+    assert (found.settled_wrong, found.wandering_wrong) == (0, 51)
+    assert found.drift_gap.share_below == plain.drift_gap.share_below == 1
+    assert fate_sweep(with_one, answers)[50.0].settled_wrong == fate_sweep(late, correct)[50.0].settled_wrong
+    assert mixture_threshold(with_one).value == mixture_threshold(late).value
+
+
 def test_sweep_rises_to_all_failures() -> None:
     late = two_peaks()
     correct = np.arange(100) < 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -333,6 +334,36 @@ def test_another_measurement_is_refused(tmp_path):
     with pytest.raises(OtherMeasurement, match="dtype is the default there, bfloat16 here"):
         measure(model, puzzles, segments=2, dtype="bfloat16", out=out)
     assert open_measurement(out).sizes["puzzle"] == 4
+
+
+def test_systems_that_are_no_modules_are_told_apart(tmp_path):
+    puzzles, out = tiny_puzzles(3), tmp_path / "r.zarr"
+    first = measure(Approach(0.3, 0.8), puzzles, segments=2, out=out)
+    again = measure(Approach(0.3, 0.8), puzzles, segments=2, out=out)
+    assert first.attrs["model_hash"] == again.attrs["model_hash"] != ""
+    with pytest.raises(OtherMeasurement, match="of another model"):
+        measure(Approach(0.4, 0.8), puzzles, segments=2, out=out)
+    opaque = Approach(0.3, 0.8)
+    opaque.hook = lambda z: z
+    assert measure(opaque, puzzles, segments=2, out=tmp_path / "o.zarr").sizes["puzzle"] == 3
+    with pytest.raises(OtherMeasurement, match="nothing tells whether it is of this model"):
+        measure(opaque, puzzles, segments=2, out=tmp_path / "o.zarr")
+
+
+def test_parts_of_other_names_have_a_joint_drift_to_follow():
+    class Parts(NamedTuple):
+        x: torch.Tensor
+        y: torch.Tensor
+
+    class Renamed(Approach):
+        def initial_state(self, ctx):
+            return Parts(*super().initial_state(ctx))
+
+        def segment(self, z, ctx):
+            return Parts(*super().segment(z, ctx))
+
+    runs = measure(Renamed(0.3, 0.8), tiny_puzzles(3), segments=3)
+    np.testing.assert_allclose(runs.drift, np.hypot(runs.drift_x, runs.drift_y), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["file", "empty", "foreign", "missing"])

@@ -34,7 +34,7 @@ def planted(n: int = 120, fail: float = 0.4, seed: int = 0) -> xr.Dataset:
         "ftle": (("puzzle", "exponent"), rng.normal(size=(n, 2)) + 2 * wrong[:, None]),
     }
     coords = {"givens": ("puzzle", rng.integers(22, 26, n)), "rating": ("puzzle", rng.integers(0, 60, n))}
-    attrs = {"budget": 16, "traj_dtype": "bfloat16"}
+    attrs = {"budget": 16, "exponent_segments": 16, "traj_dtype": "bfloat16"}
     return xr.Dataset(table, coords, attrs)
 
 
@@ -65,6 +65,31 @@ def test_rows_are_counts_of_the_dataset(rows: dict) -> None:
     forecast = rows["AUC, low exponent, unsolved at 4"]
     assert forecast.value == pytest.approx(roc_auc_score(correct[waiting], early))
     assert forecast.n == waiting.sum()
+
+
+def test_no_exponent_of_a_segment_after_the_outcome() -> None:
+    runs = planted().assign_attrs(exponent_segments=20)
+    runs["growth"][:, 16:] += 50.0 * runs.solved[:, 15]  # what happens later must not count
+    found = {row.name: row for row in outcome_statistics(runs, resamples=100)}
+    correct, first = runs.solved.values[:, 15], runs.growth.values[:, :16, 0].mean(axis=1)
+    assert found["AUC, low exponent"].value == pytest.approx(roc_auc_score(correct, -first))
+    assert found["median exponent 1, correct"].value == pytest.approx(np.median(first[correct]))
+    assert "until segment 16" in found["AUC, low exponent"].note
+    runs = runs.assign_attrs(exponent_segments=4)
+    short = {row.name: row for row in outcome_statistics(runs, resamples=100)}
+    assert "until segment 4" in short["AUC, low exponent"].note
+
+
+def test_an_orbit_that_left_the_finite_numbers_wanders() -> None:
+    runs = planted()
+    failed = int(np.flatnonzero(~runs.solved.values[:, 15])[0])
+    runs["drift_H"][failed, 14:] = np.nan
+    found = {row.name: row for row in outcome_statistics(runs, resamples=100)}
+    plain = {row.name: row for row in outcome_statistics(planted(), resamples=100)}
+    for name in ("failures that settled", "wandering wrong"):
+        assert found[name].value == plain[name].value
+    stiller = "successes stiller than every failure"
+    assert found[stiller].value == pytest.approx(plain[stiller].value, abs=0.1)
 
 
 def test_every_row_has_an_interval_or_a_reason(rows: dict) -> None:

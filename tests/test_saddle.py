@@ -150,6 +150,30 @@ def test_edge_of_the_cubic_map() -> None:
     assert found.exponent.n == 2
 
 
+def test_edge_whose_growth_fluctuates() -> None:
+    """x' = tanh(a(y) x), y chaotic: the border x = 0 is left at E ln a = 2, however widely ln a spreads."""
+
+    class Driven(Map):
+        def segment(self, z: Tensor, ctx: Any) -> Tensor:
+            x, y = z.unbind(1)
+            return torch.stack((torch.tanh(torch.exp(2 + 3 * (2 * y - 1)) * x), 4 * y * (1 - y)), 1)
+
+    y = torch.rand(48, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = (torch.cat((torch.full_like(y, x), y), 1) for x in (-0.5, 0.7))
+    found = edge_track(
+        Driven(),
+        first,
+        first,
+        second,
+        lambda z, ctx: (z[:, 0] > 0).long(),
+        horizon=1,
+        segments=100,
+        close=1e-6,
+        part=1e-3,
+    )
+    assert found.exponent.low < 2 < found.exponent.high
+
+
 def test_edge_on_a_sphere() -> None:
     """The border of 'north or south' is the equator, though the straight line would leave the sphere."""
 

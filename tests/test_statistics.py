@@ -22,6 +22,7 @@ from loopscope.evaluation.auc import auc_difference
 from loopscope.evaluation.intervals import (
     bootstrap_mean,
     clopper_pearson,
+    mean_share,
     median_interval,
     upper_bound,
     wilson,
@@ -318,6 +319,17 @@ def test_bootstrap_mean_equals_the_normal_interval() -> None:
     assert found == bootstrap_mean(values, seed=1)
     assert found.to_dict() == {"value": values.mean(), "low": found.low, "high": found.high, "n": 400}
     assert math.isnan(bootstrap_mean(np.array([])).value)
+
+
+def test_equal_shares_are_no_certainty() -> None:
+    assert mean_share(np.zeros(20)) == wilson(0, 20)
+    assert mean_share(np.ones(20)) == wilson(20, 20)
+    mixed = np.random.default_rng(0).random(50)
+    assert mean_share(mixed, seed=3) == bootstrap_mean(mixed, seed=3)
+    alone = bootstrap_mean(np.array([0.3]))
+    assert (alone.value, alone.n) == (0.3, 1)
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
 
 
 def test_median_interval_is_that_of_the_binomial() -> None:

@@ -157,7 +157,7 @@ def ageing_test(times: Int[np.ndarray, "B K"], *, start: int = 0, stop: int) -> 
     mean = np.array([moments[s][0][m] for s, m in zip(solved[used], summed[used], strict=True)])
     variance = np.array([moments[s][1][m] for s, m in zip(solved[used], summed[used], strict=True)])
     n, events = int(used.sum()), int(solved[used].sum())
-    if variance.sum() <= 0:
+    if not variance.sum() > 0:
         return Ageing(math.nan, math.nan, n, events, f"{n} puzzles with two solved orbits that could differ")
     z = float((squares[used] - mean).sum() / math.sqrt(variance.sum()))
     return Ageing(z, 2 * float(stats.norm.sf(abs(z))), n, events)
@@ -169,28 +169,24 @@ def square_moments(parts: int, window: int) -> tuple[Float[np.ndarray, " m"], Fl
     Compositions of m into `parts` ordered numbers from 1 to `window`; NaN for an m that has none. By
     generating functions: the number of compositions is the coefficient of x^m in (x + ... + x^window)^parts.
     """
-    t = np.arange(window + 1.0)
-    ones = (t > 0) / window  # scaled to total 1: counts would overflow
+    t = np.arange(window + 1.0, dtype=np.longdouble)  # its range holds 512^-1800, that of a double 512^-119
+    ones = t.clip(max=1) / window  # scaled to total 1: counts would overflow
     first, second = t**2 / window, t**4 / window
-    power = lambda k: _power(ones, k)  # noqa: E731
-    count = power(parts)
-    once = parts * np.convolve(first, power(parts - 1))
-    twice = parts * np.convolve(second, power(parts - 1))
+    two_less: np.ndarray = np.ones(1, t.dtype)
+    for _ in range(parts - 2):
+        two_less = np.convolve(two_less, ones)
+    one_less = np.convolve(two_less, ones) if parts > 1 else two_less
+    count = np.convolve(one_less, ones)
+    once = parts * np.convolve(first, one_less)
+    twice = parts * np.convolve(second, one_less)
     if parts > 1:
-        twice += parts * (parts - 1) * np.convolve(np.convolve(first, first), power(parts - 2))
+        twice += parts * (parts - 1) * np.convolve(np.convolve(first, first), two_less)
     m = np.arange(len(count))
     possible = (m >= parts) & (count > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(possible, once / count, np.nan)
         spread = np.where(possible, twice / count - mean**2, np.nan)
-    return mean, np.maximum(spread, 0.0)
-
-
-def _power(series: np.ndarray, k: int) -> np.ndarray:
-    found = np.ones(1)
-    for _ in range(k):
-        found = np.convolve(found, series)
-    return found
+    return mean.astype(float), np.maximum(spread, 0.0).astype(float)
 
 
 def _totals(times: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from loopscope.dynamics.restarts import Kicked, follow_kicks
 from loopscope.dynamics.system import exact_arithmetic, own_memory
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, resampled_rows, wilson
+from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_share, resampled_rows, wilson
 from loopscope.evaluation.metrics import cells_right
 from loopscope.evaluation.subject import blocks
 from loopscope.latent import batch_size as count
@@ -178,7 +178,7 @@ def basin_stability(
     hits = solved.sum(axis=-1)
     value, low, high = (np.array([getattr(e, end) for e in table])[hits] for end in ("value", "low", "high"))
     columns = value.reshape(len(value), -1).T
-    mean = [bootstrap_mean(column, resamples=resamples, seed=seed) for column in columns]
+    mean = [mean_share(column, resamples=resamples, seed=seed) for column in columns]
     return BasinStability(value, low, high, R, mean)
 
 
@@ -196,7 +196,7 @@ def best_of(solved: Bool[np.ndarray, "B R"], k: int, *, resamples: int = 2000, s
     if not 1 <= k <= R:
         raise UserError(f"k={k}: expected 1 to {R}, the number of restarts. Run more restarts.")
     missed = [math.comb(R - hits, k) / math.comb(R, k) for hits in range(R + 1)]
-    return bootstrap_mean(1 - np.array(missed)[solved.sum(axis=1)], resamples=resamples, seed=seed)
+    return mean_share(1 - np.array(missed)[solved.sum(axis=1)], resamples=resamples, seed=seed)
 
 
 def outcome_split(solved: Bool[np.ndarray, "B R"], *, resamples: int = 2000, seed: int = 0) -> OutcomeSplit:

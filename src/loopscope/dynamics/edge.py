@@ -13,7 +13,6 @@ Source: Itano and Toh, J. Phys. Soc. Japan 70 (2001) 703; Skufca, Yorke and Eckh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +107,12 @@ def edge_track(
         for t in range(segments if tracked.any() else 0):
             wide = tracked & ((_gap(a, b, middle) > part) | (t == 0))
             a, b = _close(a, b, first_side, wide, close, middle)
-            before = distance(a, b)
+            before, linear = distance(a, b), _gap(a, b, middle) < part
             a, b = system.segment(a, ctx), system.segment(b, ctx)
             path.append(middle(a, b))
             gaps.append(_gap(a, b, middle))
-            small = tracked & (before > 0) & (gaps[-1] < part) & (distance(a, b) > 0)
+            # chosen by the gap before: one chosen by the gap after would leave out the largest growth
+            small = tracked & (before > 0) & linear & (distance(a, b) > 0)
             growth.append(torch.where(small, (distance(a, b) / before).log(), torch.nan))
     return _result(a, b, path, gaps, growth, ends)
 
@@ -133,8 +133,6 @@ def _result(a: Any, b: Any, path: list, gaps: list, growth: list, ends: Tensor) 
     ]
     present = means[~np.isnan(means)]
     total = bootstrap_mean(present, resamples=2000)
-    if len(present) == 1:
-        total = Estimate(total.value, math.nan, math.nan, 1)
     gap = torch.stack(gaps, 1).cpu().numpy() if gaps else np.zeros((B, 0))
     return EdgeTrack(a, b, tuple(path), gap, means, total, found, tuple(told))
 

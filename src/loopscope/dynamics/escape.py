@@ -64,6 +64,7 @@ class EscapeRate:
 
         Source: Ercsey-Ravasz and Toroczkai, Sci. Rep. 2 (2012) 725.
         """
+        assert self.unit == "segment", "hardness is defined per segment"
         value, low, high = (
             math.inf if rate == 0 else -math.log10(rate) for rate in (self.value, self.high, self.low)
         )
@@ -193,14 +194,19 @@ def survival(
     segment = np.arange(stop + 1)
     fraction = curve.evaluate(segment)
     low, high = interval.low.evaluate(segment), interval.high.evaluate(segment)
-    left = np.where(event, solved_at, limit)
+    left, n = np.where(event, solved_at, limit), len(solved_at)
+    at_risk = (left[None] >= segment[:, None]).sum(axis=1)
+    exact = (segment > 0) & ((fraction == 0) | (fraction == 1))  # no variance of Greenwood: exact intervals
+    for t in np.flatnonzero(exact):
+        share = clopper_pearson(int(at_risk[t]), int(at_risk[t])) if fraction[t] else clopper_pearson(0, n)
+        low[t], high[t] = share.low, share.high
     return Survival(
         segment=segment,
         fraction=fraction,
         low=np.where(np.isnan(low), fraction, low),
         high=np.where(np.isnan(high), fraction, high),
-        at_risk=(left[None] >= segment[:, None]).sum(axis=1),
-        n=len(solved_at),
+        at_risk=at_risk,
+        n=n,
     )
 
 

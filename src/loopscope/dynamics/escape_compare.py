@@ -26,8 +26,9 @@ class EscapeComparison:
         first, second: rates per segment.
         per_segment, per_application: ratio of rates with a bootstrap interval over puzzles; NaN when a
             model has no event.
-        p_logrank: log-rank test of equal survival on the time axis of applications; it takes the two
-            groups as independent, which is cautious for the same puzzles.
+        p_logrank: log-rank test of equal survival; it takes the two groups as independent, which is cautious
+            for the same puzzles. NaN when segments differ in applications: times are known to a segment
+            only, so the longer segment alone would look later.
         reason: why there is no ratio, else empty.
     """
 
@@ -67,7 +68,7 @@ def compare_escape(
         raise UserError(f"paired: {len(first)} and {len(second)} puzzles. Expected the same puzzles twice.")
     a, b = (escape_rate(at, start=start, stop=stop) for at in (first, second))
     n = min(a.n, b.n)
-    p_logrank = _logrank([first, second], start, stop, applications)
+    p_logrank = _logrank([first, second], start, stop) if applications[0] == applications[1] else math.nan
     if min(a.events, b.events) == 0:
         nothing = Estimate(math.nan, math.nan, math.nan, n)
         reason = f"{a.events} and {b.events} events: no ratio without events on both sides"
@@ -105,12 +106,12 @@ def _log_rates(at: np.ndarray, start: int, stop: int, resamples: int, seed: int)
         return np.log(-np.log1p(-np.concatenate(shares)))
 
 
-def _logrank(groups: list[np.ndarray], start: int, stop: int, applications: tuple[int, int]) -> float:
+def _logrank(groups: list[np.ndarray], start: int, stop: int) -> float:
     samples, events = [], 0
-    for at, cost in zip(groups, applications, strict=True):
+    for at in groups:
         risk = at[(at == -1) | (at > start)]
         event = (risk > 0) & (risk <= stop)
         events += int(event.sum())
-        left = np.full(int((~event).sum()), (stop - start) * cost)
-        samples.append(stats.CensoredData(uncensored=(risk[event] - start) * cost, right=left))
+        left = np.full(int((~event).sum()), stop - start)
+        samples.append(stats.CensoredData(uncensored=risk[event] - start, right=left))
     return float(stats.logrank(*samples).pvalue) if events else math.nan

@@ -6,6 +6,7 @@ with any other axes. The two bounds take exponents of one orbit, or their mean o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +92,8 @@ def exponent_error(
     """Standard error of every exponent from its own growth in time, by the moving-block bootstrap.
 
     Blocks keep the correlation between neighbouring segments; take them longer than it lasts. It says
-    how far the mean of a longer stretch of the same motion may lie, so not of a motion that settles.
+    how far the mean of a longer stretch of the same motion may lie, so not of a motion that settles. A few
+    blocks say little: with fewer than ten the error is itself uncertain by a quarter and more.
 
     Args:
         growth: raw growth.
@@ -112,7 +114,9 @@ def exponent_error(
     means = np.stack([late.values[i : i + block].mean(axis=0) for i in range(starts)])
     draws = np.random.default_rng(seed).integers(starts, size=(resamples, T // block))
     sample = np.stack([means[rows].mean(axis=0) for rows in draws])
-    error = late.isel(segment=0, drop=True).copy(data=sample.std(axis=0, ddof=1))
+    # the blocks drawn may be shorter than the series, and blocks out of one series lie too close together
+    scale = math.sqrt(block * (T // block) / T) * math.sqrt(T / (T - block))
+    error = late.isel(segment=0, drop=True).copy(data=scale * sample.std(axis=0, ddof=1))
     name = f"standard error of the exponent, blocks of {block} segments"
     return error.assign_attrs(units=growth.attrs.get("units", ""), long_name=name).rename("ftle_error")
 

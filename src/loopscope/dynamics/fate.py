@@ -38,6 +38,11 @@ class Threshold:
     separation: float
     reason: str = ""
 
+    def __str__(self) -> str:
+        if self.reason:
+            return self.reason
+        return f"Otsu, log10 {self.log10:.3g}, explains {self.separation:.0%} (one normal peak: 64%)"
+
 
 @dataclass(frozen=True)
 class DriftGap:
@@ -105,12 +110,13 @@ class ConfidentFailure:
 
 
 def late_drift(drift: Float[np.ndarray, "B T"], window: int = WINDOW) -> Float[np.ndarray, " B"]:
-    """Mean drift of the last `window` segments, per puzzle."""
+    """Mean drift of the last `window` segments, per puzzle; infinite for an orbit that left the numbers."""
     if drift.shape[1] < window:
         raise UserError(
             f"{drift.shape[1]} segments: expected at least {window}. Run longer or narrow the window."
         )
-    return drift[:, -window:].mean(axis=1)
+    late = drift[:, -window:].mean(axis=1)
+    return np.where(np.isnan(late), np.inf, late)
 
 
 def drift_slope(drift: Float[np.ndarray, "B T"], window: int = WINDOW) -> Float[np.ndarray, " B"]:
@@ -127,11 +133,12 @@ def otsu_threshold(late: Float[np.ndarray, " B"]) -> Threshold:
 
     Maximises the variance between the groups over all splits of the sorted values (no histogram); the
     threshold lies halfway between the two neighbours on the log scale. Orbits that stand still exactly
-    (drift 0) are settled under any threshold and do not take part.
+    (drift 0) are settled under any threshold, those that left the finite numbers under none; neither
+    take part.
 
     Source: Otsu, IEEE Trans. SMC 9 (1979) 62.
     """
-    logs = np.sort(np.log10(late[late > 0]))
+    logs = np.sort(_logs(late))
     if len(logs) < 2 or logs[0] == logs[-1]:
         reason = f"{len(logs)} puzzles with positive drift, all alike: nothing to split"
         return Threshold(math.nan, math.nan, math.nan, reason)
@@ -144,6 +151,11 @@ def otsu_threshold(late: Float[np.ndarray, " B"]) -> Threshold:
     best = int(np.argmax(between))
     cut = float((logs[best] + logs[best + 1]) / 2)
     return Threshold(10**cut, cut, float(between[best] / logs.var()))
+
+
+def _logs(late: np.ndarray) -> np.ndarray:
+    """log10 of the late drifts that are positive and finite."""
+    return np.log10(late[(late > 0) & np.isfinite(late)])
 
 
 def settled(late: Float[np.ndarray, " B"], threshold: Threshold) -> Bool[np.ndarray, " B"]:
@@ -195,13 +207,15 @@ def fate_sweep(
     correct: Bool[np.ndarray, " B"],
     percentiles: Float[np.ndarray, " P"] | None = None,
 ) -> dict[float, FateTable]:
-    """The table of fates when the cut is each percentile of all late drifts.
+    """The table of fates when the cut is each percentile of all finite late drifts.
 
     Returns:
         percentile -> table; default percentiles 5, 10, ..., 95.
     """
     grid = np.arange(5.0, 100.0, 5.0) if percentiles is None else percentiles
-    return {float(q): fate_table(late, correct, threshold=float(np.percentile(late, q))) for q in grid}
+    finite = late[np.isfinite(late)]
+    cuts = np.percentile(finite, grid) if len(finite) else np.full(len(grid), np.nan)
+    return {float(q): fate_table(late, correct, threshold=float(c)) for q, c in zip(grid, cuts, strict=True)}
 
 
 def mixture_threshold(late: Float[np.ndarray, " B"], *, seed: int = 0) -> Threshold:
@@ -215,7 +229,7 @@ def mixture_threshold(late: Float[np.ndarray, " B"], *, seed: int = 0) -> Thresh
     """
     from sklearn.mixture import GaussianMixture
 
-    logs = np.log10(late[late > 0])[:, None]
+    logs = _logs(late)[:, None]
     if len(np.unique(logs)) < MIXTURE:
         reason = f"{len(np.unique(logs))} different positive drifts, expected at least {MIXTURE}"
         return Threshold(math.nan, math.nan, math.nan, reason)

@@ -122,8 +122,8 @@ class _Swapped(Changed):
         size, given = batch_size(self.inside.initial_state(ctx)), batch_size(z)
         if given not in (1, size):
             raise UserError(
-                f"swapped: {given} donors for {size} puzzles. Give one donor, "
-                "or one per puzzle and all of them in one batch."
+                f"swapped: {given} donors for {size} puzzles. Give one donor; a donor for each puzzle goes "
+                "with a batch of as many, as in lyapunov_spectrum, not with measure."
             )
         return With(ctx, z if given == size else repeat(z, size))
 
@@ -142,7 +142,8 @@ def swapped(system: Any, donors: Any, segment: int) -> Any:
 
     Args:
         system: the one that runs both.
-        donors: a batch of one puzzle that gives its state to all, or of one for each.
+        donors: a batch of one puzzle that gives its state to all; or of one for each puzzle, where all of
+            them run as one batch (`lyapunov_spectrum`, not `measure`).
         segment: when the donors' states are taken.
     """
     return _Swapped(system, donors, segment)

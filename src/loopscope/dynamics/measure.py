@@ -271,6 +271,8 @@ def _motion(z: Any, before: Any) -> dict[str, Tensor]:
     names = ["drift"] if isinstance(z, Tensor) else [f"drift_{str(f).removeprefix('z_')}" for f in fields]
     pairs = zip(leaves(z), leaves(before), strict=True)
     drifts = {name: distance(*pair) for name, pair in zip(names, pairs, strict=True)}
+    if not {"drift", "drift_H"} & set(drifts):  # no part to follow as published
+        drifts["drift"] = distance(z, before)
     return {**drifts, "residual": distance(z, before) / norm(z)}
 
 

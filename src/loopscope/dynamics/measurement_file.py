@@ -75,9 +75,10 @@ def _begin(
     path: Path, blocks: Sequence[slice], measure_block: Callable[[slice], xr.Dataset], attrs: dict[str, Any]
 ) -> list[slice]:
     """See to it that the file is there; the blocks that it lacks."""
-    if not path.exists():
+    fresh = not path.exists()
+    if fresh:
         _create(path, measure_block(blocks[0]).assign_attrs(attrs), blocks[-1].stop)
-    done = _held(path, attrs)
+    done = _held(path, attrs, fresh)
     chunk = zarr.open_group(path, mode="r")["measured"].chunks[0]  # type: ignore[union-attr]
     if num_processes() > 1 and blocks[0].stop not in (chunk, blocks[-1].stop):
         raise UserError(
@@ -108,9 +109,14 @@ def _write(path: Path, runs: xr.Dataset, block: slice) -> None:
     mark.to_zarr(path, region={"puzzle": block}, consolidated=False)
 
 
-def _held(path: Path, attrs: dict[str, Any]) -> np.ndarray:
+def _held(path: Path, attrs: dict[str, Any], fresh: bool) -> np.ndarray:
     """Which puzzles `path` holds already, (N,) bool, if it is the same measurement."""
     runs = _open(path, "Choose another --out.")
+    if not fresh and not attrs["model_hash"]:
+        raise OtherMeasurement(
+            f"{path}: exists, and nothing tells whether it is of this model. Give the model a content_hash, "
+            "choose another --out, or remove the file."
+        )
     for key in SAME:
         if runs.attrs.get(key) != attrs[key]:
             difference = _difference(key, str(runs.attrs.get(key)), attrs[key])

@@ -104,7 +104,7 @@ class Orbits:
 
     @cached_property
     def drift(self) -> np.ndarray | None:
-        """Change per segment up to the budget, of z_H as published, (B, budget)."""
+        """Change per segment up to the budget, (B, budget): of z_H as published, else of the whole latent."""
         name = next((v for v in ("drift_H", "drift") if v in self.data), None)
         return None if name is None else self.array(name)[:, : self.budget].astype(float)
 
@@ -126,8 +126,15 @@ class Orbits:
 
     @cached_property
     def exponents(self) -> np.ndarray | None:
-        """Finite-time exponents, (B, k)."""
+        """Finite-time exponents, (B, k): of no segment after the one at which the outcome is read."""
+        if "growth" in self.data and self.exponent_segments > self.budget:
+            return self.array("growth")[:, : self.budget].astype(float).mean(axis=1)
         return self.array("ftle").astype(float) if "ftle" in self.data else None
+
+    @property
+    def exponent_segments(self) -> int:
+        """Segments, from the first, whose growth was measured."""
+        return int(self.data.attrs.get("exponent_segments") or self.array("growth").shape[1])
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
@@ -195,7 +202,7 @@ def _fates(o: Orbits) -> Iterator[Statistic]:
         return
     table, end = fate.fate_table(o.late, o.correct), o.at_end
     short = fate.rounding_floor(str(o.data.attrs.get("traj_dtype", "")))
-    cut = o.threshold.reason or f"Otsu, log10 {o.threshold.log10:.3g}, explains {o.threshold.separation:.0%}"
+    cut = str(o.threshold)
     for name, inside in o.cells.items():
         share = clopper_pearson(int(inside.sum()), len(inside))
         yield _row(name, share, f"{inside.sum()} puzzles; {cut}" + (f"; {short}" if short else ""))
@@ -214,9 +221,8 @@ def _fates(o: Orbits) -> Iterator[Statistic]:
 def _settled(name: str, table: fate.FateTable) -> Statistic:
     settled, wrong = table.settled_wrong, table.settled_wrong + table.wandering_wrong
     bound = "" if settled or not wrong else f"; one-sided upper bound {upper_bound(0, wrong):.4f}"
-    return _row(
-        name, table.settled_among_wrong, f"{settled} of {wrong}{bound}" if wrong else "no unsolved puzzle"
-    )
+    note = f"{settled} of {wrong}{bound}; {table.threshold}" if wrong else "no unsolved puzzle"
+    return _row(name, table.settled_among_wrong, note)
 
 
 def _by_cell(o: Orbits) -> Iterator[Statistic]:
@@ -251,7 +257,10 @@ def _separations(o: Orbits, how: dict[str, int]) -> Iterator[Statistic]:
     """AUCs of whole orbits: plain, matched on late drift, and at equal difficulty."""
     for name, score in o.scores.items():
         test = brunner_munzel(score, o.correct)
-        plain = _area(f"AUC, {name}", auc(score, o.correct, **how), f"until segment {o.budget}")
+        last = o.budget
+        if name == "low exponent" and "growth" in o.data:
+            last = min(last, o.exponent_segments)
+        plain = _area(f"AUC, {name}", auc(score, o.correct, **how), f"until segment {last}")
         yield replace(plain, p_value=test.p_value)
     if o.exponents is None:
         return

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, resampled_rows
+from loopscope.evaluation.intervals import Estimate, mean_share, resampled_rows
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def restart_advantage(
     again = ((fresh > 0) & (fresh <= within)).mean(axis=1)[open_yet]
     on = ((onward > at) & (onward <= at + within))[open_yet].astype(float)
     n = int(open_yet.sum())
-    chance, onto = (bootstrap_mean(x, resamples=resamples, seed=seed) for x in (again, on))
+    chance, onto = (mean_share(x, resamples=resamples, seed=seed) for x in (again, on))
     if n == 0 or again.sum() == 0 or on.sum() == 0:
         reason = (
             f"{n} puzzles unsolved at {at}, of which {int((again > 0).sum())} solved by a fresh start and "
@@ -230,7 +230,7 @@ def solved_within(
             continue
         missed = np.array([math.comb(K - hits, allowed) / math.comb(K, allowed) for hits in range(K + 1)])
         hits = ((times > 0) & (times <= t)).sum(axis=1)
-        found[t] = bootstrap_mean(1 - missed[hits], resamples=resamples, seed=seed)
+        found[t] = mean_share(1 - missed[hits], resamples=resamples, seed=seed)
     return found
 
 

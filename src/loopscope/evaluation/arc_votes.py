@@ -31,7 +31,7 @@ from jaxtyping import Float, Int, Integer, UInt8
 from scipy.special import expit
 
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 from loopscope.registry import did_you_mean
 from loopscope.tasks.arc.board import Arc
 from loopscope.tasks.arc.files import Pair
@@ -211,7 +211,7 @@ class ArcVotes:
         for k in ks:
             shares = np.array([np.mean([1 <= rank <= k for rank in row]) for row in known])
             whole = int((shares == 1).sum())
-            found[k] = wilson(whole, len(known)) if credit == "all" else bootstrap_mean(shares)
+            found[k] = wilson(whole, len(known)) if credit == "all" else mean_share(shares)
         return found
 
     def submission(self) -> dict[str, list[dict[str, list[list[int]]]]]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from loopscope.evaluation.auc import dense_rank, pair_counts, resampled_counts
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 
 COVERAGES = (50, 80)  # percent of the puzzles that are answered
 
@@ -138,13 +138,12 @@ def selection_value(
     any_right = correct.any(axis=1)
     mixed = any_right & ~correct.all(axis=1)
     missed = (any_right & ~picked).astype(float)
-    gap = wilson(0, n) if n and not missed.any() else bootstrap_mean(missed, resamples=resamples, seed=seed)
     return Selection(
         auc=_auc_within_puzzles(sure[mixed], correct[mixed], resamples, seed),
-        random=bootstrap_mean(correct.mean(axis=1), resamples=resamples, seed=seed),
+        random=mean_share(correct.mean(axis=1), resamples=resamples, seed=seed),
         chosen=wilson(int(picked.sum()), n),
         oracle=wilson(int(any_right.sum()), n),
-        gap=gap,
+        gap=mean_share(missed, resamples=resamples, seed=seed),
         mixed=int(mixed.sum()),
     )
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 
 from loopscope.errors import UserError
 from loopscope.evaluation.confidence import selection_value, surest_scores
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.metrics import Columns, by_difficulty, cells_right, grade, summary
 from loopscope.evaluation.solve import models_of, solve
@@ -304,11 +304,8 @@ def _scores_of(columns: Columns) -> dict[str, Estimate]:
     if right is not None and halt is not None:
         right, exact = right[counted], columns["exact"][counted]
         rows["pass_at_k"] = wilson(int(right.any(1).sum()), len(right))
-        rows["mean_at_k"] = bootstrap_mean(right.mean(1), resamples=2000)
-        missed = right.any(1) & ~exact
-        nothing = len(missed) > 0 and not missed.any()  # of nothing a bootstrap makes a sure 0
-        gap = wilson(0, len(missed)) if nothing else bootstrap_mean(missed.astype(float), resamples=2000)
-        rows["selection_gap"] = gap
+        rows["mean_at_k"] = mean_share(right.mean(1), resamples=2000)
+        rows["selection_gap"] = mean_share((right.any(1) & ~exact).astype(float), resamples=2000)
         rows["selection_auc"] = selection_value(halt[counted], right).auc
     return rows
 

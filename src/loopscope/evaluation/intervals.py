@@ -92,7 +92,7 @@ def median_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> Est
 def bootstrap_mean(
     values: Float[np.ndarray, " n"], *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """The mean over puzzles with a percentile bootstrap interval.
+    """The mean over puzzles with a percentile bootstrap interval; one puzzle alone has none (NaN ends).
 
     Args:
         values: one number per puzzle, the unit of resampling.
@@ -103,9 +103,23 @@ def bootstrap_mean(
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
+    if n == 1:
+        return Estimate(float(values[0]), math.nan, math.nan, 1)
     means = np.concatenate([values[rows].mean(axis=1) for rows in resampled_rows(n, resamples, seed)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high), n)
+
+
+def mean_share(values: Float[np.ndarray, " n"], *, resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """The mean over puzzles of a number between 0 and 1, at 95 %.
+
+    As `bootstrap_mean`, but where all are 0, or all are 1, Wilson's interval of n puzzles: of equal values a
+    bootstrap makes certainty.
+    """
+    n = len(values)
+    if n and ((values == 0).all() or (values == 1).all()):
+        return wilson(n if values[0] else 0, n)
+    return bootstrap_mean(values, resamples=resamples, seed=seed)
 
 
 def resampled_rows(n: int, resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r n"]]:

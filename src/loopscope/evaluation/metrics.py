@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num
 from torch import Tensor
 
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, clustered_mean, wilson
+from loopscope.evaluation.intervals import Estimate, clustered_mean, mean_share, wilson
 from loopscope.tasks.base import IGNORE, PAD, Task
 
 RATING_BANDS = {"0": (0, 0), "1-9": (1, 9), "10-29": (10, 29), "30-99": (30, 99), "100+": (100, None)}
@@ -89,7 +89,7 @@ def summary(columns: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
         if column.dtype == bool and name != "exact":
             table[name] = wilson(int(column.sum()), len(column))
         elif name == "unfilled_accuracy":
-            table[name] = bootstrap_mean(column[~np.isnan(column)], resamples=RESAMPLES)
+            table[name] = mean_share(column[~np.isnan(column)], resamples=RESAMPLES)
     return table
 
 
@@ -100,7 +100,7 @@ def scores(
     n = len(exact)
     return {
         "exact_accuracy": wilson(int(exact.sum()), n),
-        "cell_accuracy": bootstrap_mean(accuracy, resamples=RESAMPLES),
+        "cell_accuracy": mean_share(accuracy, resamples=RESAMPLES),
         "halt_accuracy": wilson(int(((halt_logit >= 0) == exact).sum()), n),
     }
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 
 from loopscope.evaluation.bench import answer
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 from loopscope.evaluation.subject import batches, check_fits, check_numbers
 from loopscope.models import RecursiveModel
 from loopscope.models.recursion import DTYPES
@@ -79,7 +79,7 @@ def dtype_flips(
         small=small,
         wide=wide,
         segments=segments,
-        cells=bootstrap_mean(same.mean(1)),
+        cells=mean_share(same.mean(1)),
         puzzles=wilson(int(same.all(1).sum()), len(puzzles)),
         flipped_cells=int((~same).sum()),
         only_small=only_small,

@@ -92,13 +92,12 @@ def budget_of(system: Any) -> int | None:
 
 
 def identity(system: Any) -> dict[str, Any]:
-    """Name, hash, size and place of a system, for the record; an empty hash where nothing can be hashed."""
+    """Name, hash, size and place of a system, for the record; an empty hash where not all can be hashed."""
     facts = getattr(system, "facts", {})
     kind = getattr(getattr(system, "settings", None), "arch", type(system).__name__)
-    tensors = system.state_dict() if isinstance(system, nn.Module) else {}
     known = {
         "model": str(facts.get("name", kind)),
-        "model_hash": getattr(system, "content_hash", None) or _hash(tensors),
+        "model_hash": getattr(system, "content_hash", None) or _hash(system),
         "num_parameters": getattr(system, "num_parameters", None),
         "applications_per_segment": int(system.applications_per_segment),
         "budget": budget_of(system),
@@ -111,11 +110,29 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _hash(tensors: dict[str, torch.Tensor]) -> str:
-    if not tensors:
-        return ""
-    raw = (
-        (k.encode(), v.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        for k, v in tensors.items()
-    )
-    return sha256(*(part for pair in raw for part in pair))
+def _hash(system: Any) -> str:
+    """Of weights and settings; empty when a system that is no module holds anything but modules, tensors,
+    numbers and words, which this cannot see through."""
+    held = {"": system} if isinstance(system, nn.Module) else getattr(system, "__dict__", {})
+    raw = []
+    for name, value in sorted(held.items()):
+        if isinstance(value, nn.Module):
+            tensors = value.state_dict()
+        elif isinstance(value, torch.Tensor):
+            tensors = {"": value}
+        elif _is_plain(value):
+            raw.append(f"{name}={value!r}".encode())
+            continue
+        else:
+            return ""
+        for key, tensor in tensors.items():
+            raw.append(f"{name}.{key}".lstrip(".").encode())
+            raw.append(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return sha256(*raw) if raw else ""
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether its words tell a value: numbers, words, and rows of them."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -118,7 +118,7 @@ class Measurement:
 
     @property
     def drift_name(self) -> str | None:
-        """The drift that fates are read from: z_H as published, else that of the only state."""
+        """The drift that fates are read from: z_H as published, else that of the whole latent."""
         return next((v for v in ("drift_H", "drift") if v in self.data), None)
 
     @cached_property
@@ -145,13 +145,15 @@ class Measurement:
 
     @property
     def exponent_segments(self) -> int:
-        """Segments that the exponents cover, from the first."""
-        given = self.attrs.get("exponents_segments", self.attrs.get("exponent_segments"))
-        return int(given) if given is not None else self.growth.shape[1]
+        """Segments that the exponents cover, from the first: none after the outcome is read."""
+        measured = int(self.attrs.get("exponent_segments") or self.growth.shape[1])
+        return min(measured, self.budget)
 
     @cached_property
     def exponents(self) -> np.ndarray:
         """Finite-time exponents, (B, k) in nats per segment."""
+        if "growth" in self and self.growth.shape[1] > self.exponent_segments:
+            return self.growth[:, : self.exponent_segments].mean(axis=1)
         return self.array("ftle").astype(float)
 
     @cached_property

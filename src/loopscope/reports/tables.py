@@ -11,7 +11,7 @@ import xarray as xr
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
 from loopscope.dynamics.statistics import auc
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, wilson
+from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_share, wilson
 from loopscope.evaluation.metrics import by_rating
 from loopscope.reports.measurement import Measurement, read_measurements
 from loopscope.reports.published import SOURCE, published
@@ -55,7 +55,7 @@ def _accuracy(m: Measurement) -> dict[str, Quantity]:
         ever = wilson(int((m.first_solved > 0).sum()), m.n)
         rows[f"solved at some segment up to {m.stop}"] = share(ever, "an oracle: nothing says when to stop")
     if "cell_accuracy" in m:
-        right = bootstrap_mean(m.array("cell_accuracy")[:, m.budget - 1].astype(float), resamples=RESAMPLES)
+        right = mean_share(m.array("cell_accuracy")[:, m.budget - 1].astype(float), resamples=RESAMPLES)
         rows["cells right"] = share(right, f"mean over puzzles after {m.budget} segments, givens included")
     if "halt_logit" in m:
         agrees = (m.halt(m.budget) >= 0) == m.correct
