@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy import stats
 
@@ -154,6 +156,18 @@ def test_exponents_in_parts() -> None:
     assert bare is not None
     assert len(bare.rows) == len(rows) - 3
     assert dynamics_tables.exponent_rows(read_measurements(m.data.drop_vars("ftle"))[0]) is None
+
+
+def test_films_run_with_the_identifiers_of_the_puzzles() -> None:
+    model = tiny_model(puzzle_emb_ndim=16, puzzle_emb_len=1, num_puzzle_identifiers=8)
+    torch.nn.init.normal_(model.puzzle_emb.weights, generator=torch.Generator().manual_seed(1))
+    ids = np.array([3, 5, 7], np.int32)
+    runs = measure(model, dataclasses.replace(tiny_puzzles(3), puzzle_ids=ids), segments=4)
+    (name, film), *_ = films(read_measurements(runs)[0], model).items()
+    row = int(name.rsplit(" ", 1)[1])
+    assert (film.boards[-1] == runs.answer.values[row]).all()
+    with pytest.raises(UserError, match="holds no puzzle identifiers"):
+        films(read_measurements(runs.drop_vars("puzzle_id"))[0], model)
 
 
 def test_films_are_of_the_measured_puzzles(tmp_path: Path) -> None:

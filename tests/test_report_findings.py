@@ -36,6 +36,59 @@ def test_failures_that_are_still_slowing_down_do_not_count_as_wandering() -> Non
     assert f"{table.wandering_wrong - 1} more still falls" in falling.evidence
 
 
+def test_failures_of_which_none_wanders_are_not_said_to() -> None:
+    table = tables.fates(one(settled_wrong=4))
+    found = findings.fate_finding(table, table.wandering_wrong)
+    assert found.verdict == "Failures settle or are about to"
+
+
+def test_few_failures_are_judged_as_the_claims_judge_them() -> None:
+    """Five of five wander: their exact interval reaches below a half."""
+    found = findings.fate_finding(tables.fates(one(solved_early=90, solved_late=2, never=3)))
+    assert found.verdict.startswith("Undecided")
+
+
+@pytest.mark.parametrize(("early", "never", "logit"), [(98, 2, 3.0), (0, 60, -3.0)])
+def test_a_constant_halt_signal_knows_nothing(early: int, never: int, logit: float) -> None:
+    data = synthetic(solved_early=early, solved_late=0, never=never)
+    data["halt_logit"][:] = logit
+    m = read_measurements(data)[0]
+    found = findings.halt_finding(m, tables.quantities(m))
+    assert found.verdict == "Undecided whether the halt signal tells anything"
+    assert "to say the same of all would agree" in found.evidence
+    m = one()
+    assert findings.halt_finding(m, tables.quantities(m)).verdict == "The model knows when it is right"
+
+
+def test_what_is_lost_after_the_budget_is_told() -> None:
+    data = synthetic(solved_early=60, solved_late=0, never=0)
+    data["solved"][:20, 40:] = False
+    m = read_measurements(data)[0]
+    found = findings.time_finding(m)
+    assert found.verdict == "More time harms"
+    assert "0 puzzles were gained and 20 lost" in found.evidence
+    whole = findings.time_finding(one(solved_early=60, solved_late=0, never=0))
+    assert whole.verdict == "Nothing left to solve after the budget"
+
+
+def test_any_shortest_path_solves_a_maze() -> None:
+    data = synthetic().assign_attrs(task="maze-9x9")
+    data["verified"] = data["solved"].copy()
+    data["verified"][95:] = True  # not the label's path, but as short
+    m = read_measurements(data)[0]
+    plain = one()
+    assert m.correct.sum() == plain.correct.sum() + (~plain.correct[95:]).sum() > plain.correct.sum()
+    assert "Any shortest path counts" in findings.answer(m)
+    assert "shortest path" not in findings.answer(plain)
+
+
+def test_all_solved_at_once_without_a_budget(tmp_path: Path) -> None:
+    data = synthetic(solved_early=30, solved_late=0, never=0)
+    data["solved"][:] = True
+    del data.attrs["budget"]
+    Page(report(data, tmp_path / "r.html").read_text())
+
+
 def test_still_falling_is_read_from_the_last_two_windows() -> None:
     data = synthetic()
     m = read_measurements(data)[0]

@@ -166,3 +166,13 @@ def test_token_text() -> None:
     assert token_text("arc-1", 2) == "0"
     assert token_text("unknown", 7) == "7"
     assert board_svg(*np.ones((3, 12), np.uint8), "own").startswith("<svg")  # not a square: one row
+
+
+def test_walls_of_a_maze_are_given_and_its_shape_is_told() -> None:
+    maze = np.array([[3, 1, 2, 2], [2, 2, 2, 4], [1, 1, 1, 1]], np.uint8).ravel()
+    path = maze.copy()
+    path[[4, 5, 6]] = 5
+    drawn = board_svg(maze, path, path, "maze-3x4")
+    assert "board of 3 by 4 cells, 0 wrong" in drawn
+    assert drawn.count('class="given"') == 7  # five walls, start and goal
+    assert drawn.count('class="found"') == 3

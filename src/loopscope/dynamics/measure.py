@@ -285,6 +285,8 @@ def _coordinates(part: PuzzleSet, plan: Plan) -> dict[str, Any]:
     coords: dict[str, Any] = {
         name: ("puzzle", fact) for name, fact in facts.items() if fact.dtype.kind in "biuf"
     }
+    if part.puzzle_ids.any():
+        coords["puzzle_id"] = ("puzzle", part.puzzle_ids)
     coords["segment"] = np.arange(1, plan.segments + 1)
     if plan.exponents:
         coords["exponent"] = np.arange(1, plan.exponents + 1)

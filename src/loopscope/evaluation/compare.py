@@ -125,13 +125,14 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
     """Paired difference, bootstrap over puzzles.
 
-    A bootstrap of equal rows has no width. There, the ends are the Clopper-Pearson bound for no event in n:
-    how many unequal puzzles n equal ones can hide.
+    A bootstrap of rows that are all alike has no width. There, the ends come from the Clopper-Pearson bound
+    for no event in n: how many other puzzles n alike can hide.
     """
     steps = b.astype(float) - a.astype(float)
-    if len(steps) and not steps.any():
-        hidden = 1 - 0.025 ** (1 / len(steps))
-        return Estimate(0.0, -hidden, hidden, len(steps))
+    if len(steps) and (steps == steps[0]).all():
+        hidden, step = 1 - 0.025 ** (1 / len(steps)), float(steps[0])
+        low, high = max(step - hidden, -1.0), min(step + hidden, 1.0)
+        return Estimate(step, low, high, len(steps))
     return bootstrap_mean(steps, seed=seed)
 
 

@@ -66,6 +66,8 @@ def risk_coverage(
     risk = _wrong_among_surest(group, ~correct, np.ones(n, int)) / count
     if correct.all():
         return RiskCoverage(count / n, risk, wilson(0, n), 0.0)
+    if not correct.any():
+        return RiskCoverage(count / n, risk, wilson(n, n), 0.0)
     areas = [
         float((_wrong_among_surest(group, ~correct, drawn) / count).mean())
         for drawn in resampled_counts(n, resamples, seed)

@@ -158,9 +158,17 @@ def assembled(
     }
     costs = {t: _cost(columns) for t, columns in outcomes.items()}
     table = {t: _scores_of(columns) for t, columns in outcomes.items()}
-    bands = {t: by_difficulty(columns["exact"], puzzles.facts) for t, columns in outcomes.items()}
+    bands = {t: _bands(columns, puzzles) for t, columns in outcomes.items()}
     applications = {t: cost.applications for t, cost in costs.items()}
     return Evaluation(table, bands, applications, facts, outcomes, costs)
+
+
+def _bands(columns: Columns, puzzles: PuzzleSet) -> dict[str, dict[str, Estimate]]:
+    """Accuracy by difficulty, of the rows that count."""
+    counted = ~np.isnan(columns["cell_accuracy"])
+    return by_difficulty(
+        columns["exact"][counted], {name: fact[counted] for name, fact in puzzles.facts.items()}
+    )
 
 
 def _ensemble(models: Sequence[Any]) -> dict[str, Any]:

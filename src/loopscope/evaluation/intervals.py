@@ -136,14 +136,16 @@ def clustered_mean(
     """The mean over rows of which some belong together, as the versions of one ARC task do.
 
     Args:
-        values: one number per row.
+        values: one number per row, 0 to 1; of rows that are all 0, or all 1, the interval is Wilson's.
         cluster: which rows belong together; clusters are resampled whole, and n counts them.
         resamples, seed: as for `bootstrap_mean`.
     """
     numbers, of = np.unique(cluster, return_inverse=True)
     n = len(numbers)
-    if n == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0)
+    if n and ((values == 0).all() or (values == 1).all()):
+        return wilson(n if values[0] else 0, n)
+    if n < 2:
+        return Estimate(float(values.mean()) if n else math.nan, math.nan, math.nan, n)
     sums, sizes = np.bincount(of, weights=values), np.bincount(of)
     drawn = resampled_rows(n, resamples, seed)
     means = np.concatenate([sums[rows].sum(axis=1) / sizes[rows].sum(axis=1) for rows in drawn])

@@ -64,7 +64,7 @@ class Parts:
         try:
             with np.load(self._path(chunk)) as held:
                 return {name: held[name] for name in held.files}
-        except (FileNotFoundError, BadZipFile, ValueError):
+        except (FileNotFoundError, BadZipFile, ValueError, EOFError):
             return None
 
     def write(self, chunk: slice, columns: Chunk) -> None:

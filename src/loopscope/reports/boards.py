@@ -24,14 +24,13 @@ def token_text(task: str, token: int) -> str:
 
 
 def board_svg(inputs: np.ndarray, labels: np.ndarray, answer: np.ndarray, task: str = "") -> str:
-    """One board; tokens are (L,) each, drawn as a square where L is one, else as a single row.
+    """One board; tokens are (L,) each, drawn as the name of a maze says, else as a square where L is one,
+    else as a single row.
 
     Cells that the input gives are bold; wrong cells are framed and carry, small, the right content too.
     Cells with label 0 do not count and are never wrong.
     """
-    side = math.isqrt(len(answer))
-    columns = side if side * side == len(answer) else len(answer)
-    rows = len(answer) // columns
+    rows, columns = _shape(len(answer), task)
     cells = [
         _cell(i % columns, i // columns, int(inputs[i]), int(labels[i]), int(answer[i]), task)
         for i in range(len(answer))
@@ -45,11 +44,20 @@ def board_svg(inputs: np.ndarray, labels: np.ndarray, answer: np.ndarray, task: 
     )
 
 
+def _shape(cells: int, task: str) -> tuple[int, int]:
+    """Rows and columns of a board; the name of a maze tells them (maze-4x9)."""
+    if task.startswith("maze-"):
+        rows, columns = (int(part) for part in task.removeprefix("maze-").split("x"))
+        return rows, columns
+    side = math.isqrt(cells)
+    return (side, side) if side * side == cells else (1, cells)
+
+
 def _cell(column: int, row: int, given: int, label: int, answer: int, task: str) -> str:
     x, y = column * CELL, row * CELL
     centre = f'x="{x + CELL / 2:g}" y="{y + CELL * 0.7:g}"'
     text = escape(token_text(task, answer))
-    is_given = given not in (PAD, BLANK) and given == answer
+    is_given = given == answer and (task.startswith("maze-") or given not in (PAD, BLANK))
     if label != PAD and answer != label:
         right = escape(token_text(task, label))
         return (

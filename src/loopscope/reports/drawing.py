@@ -183,12 +183,14 @@ def label_right(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0
 
 
 def log_work(ax: Axes, least: float, most: float, label: str) -> None:
-    """Logarithmic x axis of costs, plain numbers at 1, 2 and 5 times powers of ten, room for names."""
+    """Logarithmic x axis of costs, plain numbers at 1, 2 and 5 times powers of ten (some round numbers where
+    all costs lie within a factor of 5), room for names."""
     ax.set_xscale("log")
     ax.set_xlim(least / 1.2, most * 1.35)
     decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
     steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ax.xaxis.set_major_locator(FixedLocator([step * 10.0**d for d in decades for step in steps]))
+    ticks = [step * 10.0**d for d in decades for step in steps]
+    ax.xaxis.set_major_locator(FixedLocator(ticks) if most / least > 5 else MaxNLocator(4, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(label)

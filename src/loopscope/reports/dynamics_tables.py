@@ -80,7 +80,7 @@ def exponent_rows(m: Measurement) -> Table | None:
         for name, (values, unit) in parts.items()
     ]
     if k > 1:
-        spectra = [np.median(m.exponents[inside], axis=0) for inside in outcomes.values() if inside.any()]
+        spectra = [np.nanmedian(m.exponents[inside], axis=0) for inside in outcomes.values() if inside.any()]
         if len(spectra) == len(outcomes):
             bounds = {
                 "Kaplan-Yorke dimension": kaplan_yorke_dimension,

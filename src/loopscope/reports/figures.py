@@ -105,12 +105,14 @@ def survival_curve(m: Measurement) -> Plot:
     if fitted is not None:
         start, later = m.escape_from, np.arange(m.escape_from, m.stop + 1)
         left = float(curve.fraction[start])
-        decay = [left * np.exp(-k * (later - start)) for k in (fitted.value, fitted.low, fitted.high)]
+        since = np.maximum(later - start, 1e-12)  # not 0: a rate may be infinite
+        decay = [left * np.exp(-k * since) for k in (fitted.value, fitted.low, fitted.high)]
         table["fit"] = np.concatenate([np.full(start, np.nan), decay[0]])
         band(ax, later, np.maximum(decay[2], 1e-9), decay[1], GREY)
         ax.plot(later, decay[0], color=GREY, linewidth=1.2)
         ends = [(max(float(decay[0][-1]), least / 2), "fit", GREY)]
-        label_right(ax, [*ends, (float(shown["unsolved"].iloc[-1]), "measured", UNSOLVED)])
+        ends += [(float(shown["unsolved"].iloc[-1]), "measured", UNSOLVED)] if len(shown) else []
+        label_right(ax, ends)
         words = f"Grey: constant escape rate from segment {start} on, {rate(fitted)} ({rate(fitted).note})."
         if m.applications > 1:
             words += f" That is {rate(fitted.per_application(m.applications))}."
@@ -202,6 +204,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
     lower.plot(train["step"], train["exact_accuracy"], color=GREY, linewidth=1.0)
     ends = [(float(train["exact_accuracy"].iloc[-1]), "training", GREY)] if len(train) else []
     words = "There were no validation scores yet."
+    held_out = held_out.dropna(subset="exact_accuracy") if "exact_accuracy" in held_out else held_out[:0]
     if len(held_out):
         score, n = held_out["exact_accuracy"].astype(float), len(held_out)
         lower.plot(held_out["step"], score, color=SOLVED, marker="o", markersize=3)

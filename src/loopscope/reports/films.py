@@ -37,11 +37,17 @@ def films(m: Measurement, model: Any) -> dict[str, Film]:
         )
     if "inputs" not in m or "labels" not in m or "task" not in m.attrs:
         raise UserError(f"{m.name}: no boards recorded, so there is no film. Measure again.")
+    if "puzzle_id" not in m and getattr(getattr(model, "settings", None), "puzzle_emb_ndim", False):
+        raise UserError(
+            f"{m.name}: holds no puzzle identifiers, which this model reads, so its orbits cannot be run "
+            "again. Measure again."
+        )
     chosen = chosen_orbits(m)
     rows = np.array(list(chosen.values()), dtype=int)
     inputs, labels = m.array("inputs")[rows], m.array("labels")[rows]
     task = TASKS[str(m.attrs["task"]).partition("-")[0]](inputs.shape[1])
-    puzzles = PuzzleSet(task, inputs, labels, np.zeros(len(rows), np.int32), name=m.name)
+    ids = m.array("puzzle_id")[rows] if "puzzle_id" in m else np.zeros(len(rows))
+    puzzles = PuzzleSet(task, inputs, labels, ids.astype(np.int32), name=m.name)
     numbers = [int(m.data["puzzle"][row]) for row in rows]
     return {
         f"{name}, puzzle {number}": record(model, puzzles, i, m.stop)

@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.fate import WINDOW, FateTable, drift_slope
-from loopscope.evaluation.intervals import wilson
+from loopscope.evaluation.compare import mcnemar as exact_mcnemar
+from loopscope.evaluation.intervals import clopper_pearson, wilson
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity, percent, rate, share, zero_bound
 from loopscope.reports.tables import escape, fates, restart_rates
@@ -43,7 +43,7 @@ def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
         sign_finding(numbers),
         time_finding(m),
         restart_finding(m),
-        halt_finding(numbers),
+        halt_finding(m, numbers),
     ]
     return [finding for finding in candidates if finding is not None]
 
@@ -78,7 +78,7 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
         counts = f"0 of {wrong} failures settled (upper bound {percent(zero_bound(wrong))} %)"
     successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
-    level = wilson(wrong - settled - falling, wrong)
+    level = clopper_pearson(wrong - settled - falling, wrong)
     if falling:
         rest = wrong - settled - falling
         counts += f", the drift of {falling} more still falls, that of {rest} stays level"
@@ -88,7 +88,8 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     elif interval.low > 0.5:
         verdict = "Failures settle"
     elif falling and level.high < 0.5:
-        verdict = "Some failures wander, most settle or are about to"
+        some = "Some failures wander, most settle" if wrong > settled + falling else "Failures settle"
+        verdict = f"{some} or are about to"
     return Finding(verdict, f"{counts}.{successes}{gap}")
 
 
@@ -184,22 +185,23 @@ def time_finding(m: Measurement) -> Finding | None:
     """Whether running on after the budget solves more."""
     if m.stop == m.budget:
         return None
-    found = escape(m)
-    if found is None:
+    found, end = escape(m), m.solved[:, -1]
+    gained, lost = int((end & ~m.correct).sum()), int((~end & m.correct).sum())
+    p = exact_mcnemar(gained, lost)
+    if found is None and not gained + lost:
         return Finding(
             "Nothing left to solve after the budget", f"all {m.n} puzzles were right by segment {m.budget}."
         )
-    end = m.solved[:, -1]
-    gained, lost = int((end & ~m.correct).sum()), int((~end & m.correct).sum())
-    p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     verdict = f"{UNDECIDED} whether more time helps"
     if p < 0.05:
         verdict = "More time helps" if gained > lost else "More time harms"
-    pace = str(rate(found))
     text = (
         f"from segment {m.budget} to {m.stop}, {gained} puzzles were gained and {lost} lost (exact McNemar p "
-        f"= {p:.2g}). {found.events} of {found.n} puzzles never solved before were solved then, {pace}"
+        f"= {p:.2g})."
     )
+    if found is None:
+        return Finding(verdict, f"{text} Every puzzle had been right at some segment before.")
+    text += f" {found.events} of {found.n} puzzles never solved before were solved then, {rate(found)}"
     if found.events < 2:
         return Finding(verdict, f"{text}.")
     test = decay_test(m.first_solved, start=m.escape_from, stop=m.stop)
@@ -250,24 +252,34 @@ def _kick_verdict(best: Quantity, plain: Quantity | None) -> str:
     return f"{UNDECIDED} whether kicks free most failures"
 
 
-def halt_finding(numbers: dict[str, Quantity]) -> Finding | None:
-    """Whether the model knows that it is right."""
+def halt_finding(m: Measurement, numbers: dict[str, Quantity]) -> Finding | None:
+    """Whether the model knows that it is right, and better than who always says the same."""
     right = numbers.get("halt signal right")
     if right is None:
         return None
-    if right.low > 0.95:
+    share_right = float(m.correct.mean())
+    always = max(share_right, 1 - share_right)
+    if right.low <= always:
+        verdict = f"{UNDECIDED} whether the halt signal tells anything"
+    elif right.low > 0.95:
         verdict = "The model knows when it is right"
     elif right.high < 0.9:
         verdict = "The halt signal is often wrong"
     else:
         verdict = "The halt signal is mostly right"
-    return Finding(verdict, f"the halt signal agrees with the outcome in {right} of {right.n:,} puzzles.")
+    return Finding(
+        verdict,
+        f"the halt signal agrees with the outcome in {right} of {right.n:,} puzzles; to say the same of all "
+        f"would agree in {percent(always)} %.",
+    )
 
 
 def answer(m: Measurement) -> str:
     """The sentences under the title: how much is solved, and what becomes of the rest."""
     solved = share(wilson(int(m.correct.sum()), m.n))
     what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
+    if str(m.attrs.get("task", "")).startswith("maze-") and "verified" in m:
+        what += " Any shortest path counts, the label's or another (of restarts only the label's)."
     fate, end = fate_finding(fates(m), still_falling(m)), end_finding(m)
     if fate is None:
         return what
@@ -289,7 +301,7 @@ def mcnemar(a: Measurement, b: Measurement) -> str | None:
     if not same_puzzles(a, b):
         return None
     only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
-    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    p = exact_mcnemar(only_a, only_b)
     return (
         f"On the same {a.n:,} puzzles, {only_a} are solved only by {a.name} and {only_b} only by {b.name} "
         f"(exact McNemar p = {p:.2g})."

@@ -10,7 +10,7 @@ import xarray as xr
 
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
-from loopscope.dynamics.statistics import auc
+from loopscope.dynamics.statistics import auc, auc_landmark
 from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_share, wilson
 from loopscope.evaluation.metrics import by_rating
 from loopscope.reports.measurement import Measurement, read_measurements
@@ -78,9 +78,7 @@ def _separations(m: Measurement) -> dict[str, Quantity]:
         result = auc(m.halt(m.budget), m.correct, resamples=RESAMPLES)
         rows["AUC, halt logit → solved"] = separation(result, f"at segment {m.budget}")
     if "growth" in m and m.budget > EARLY and m.exponent_segments >= EARLY:
-        open_yet = (m.first_solved == -1) | (m.first_solved > EARLY)
-        early = m.growth[open_yet, :EARLY, 0].mean(axis=1)
-        result = auc(-early, m.correct[open_yet], resamples=RESAMPLES)
+        result = auc_landmark(-m.growth[:, :, 0], m.solved, at=EARLY, until=m.budget, resamples=RESAMPLES)
         note = f"only puzzles unsolved after {EARLY} segments, exponent of those {EARLY}: a forecast"
         rows["AUC, low early exponent → solved later"] = separation(result, note)
     return rows

@@ -181,7 +181,7 @@ def best_score(run: Run) -> tuple[int, Quantity] | None:
     """Step and exact accuracy of the best evaluation, with its interval; None before the first."""
     if "exact_accuracy" not in run.held_out or run.held_out["exact_accuracy"].isna().all():
         return None
-    best = run.held_out.sort_values("exact_accuracy", kind="stable").dropna(subset="exact_accuracy").iloc[-1]
+    best = run.held_out.iloc[int(run.held_out["exact_accuracy"].astype(float).argmax())]  # first of equals
     n = int(run.setting("data", "validation"))
     return int(best["step"]), share(wilson(round(float(best["exact_accuracy"]) * n), n))
 
