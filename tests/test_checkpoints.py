@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from loopscope.errors import UserError
+from loopscope.files import restore_former, written_whole
 from loopscope.tasks.base import PuzzleSet
 from loopscope.training import checkpoint
 from small_runs import assert_same, recipe, score, trainer
@@ -158,3 +160,39 @@ def test_other_puzzles_are_noticed(
     assert not caplog.records
     trainer(recipe(), puzzles[:50], tmp_path).resume()
     assert "training puzzles are not those" in caplog.text
+
+
+def test_a_folder_that_is_being_replaced_is_never_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "last"
+
+    def write(text: str) -> None:
+        with written_whole(last) as beside:
+            beside.mkdir()
+            (beside / "a").write_text(text)
+
+    write("first")
+    move, moves = os.replace, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        moves.append(target)
+        if len(moves) == 2:  # the former folder is out of the way, the new one not yet in its place
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write("second")
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+    assert (last / "a").read_text() == "first"
+
+    last.rename(tmp_path / ".last.former")  # what a kill at that moment leaves
+    (tmp_path / ".last.7.part").mkdir()
+    restore_former(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+    assert (last / "a").read_text() == "first"
+    write("third")
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+    assert (last / "a").read_text() == "third"

@@ -165,6 +165,9 @@ def test_seeds_are_separate_runs_with_a_summary(tmp_path: Path) -> None:
     assert list(again["seeds"]) == ["0", "3", "5"]
     after = (tmp_path / "all" / "seed0" / "checkpoints" / "step_00000004" / "state.json").read_bytes()
     assert after == before
+    for path in (tmp_path / "all" / "seed5" / "checkpoints").iterdir():  # killed before its first checkpoint
+        shutil.rmtree(path)
+    assert train_seeds(settings, tmp_path / "all", [0, 3, 5], **how)["seeds"]["5"] == again["seeds"]["5"]
     other = recipe(train={"steps": 4, "eval_every": 2, "lr": 1e-3})
     with pytest.raises(UserError, match="seed0: holds a run with other settings"):
         train_seeds(other, tmp_path / "all", [0], **how)

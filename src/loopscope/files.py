@@ -26,15 +26,36 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         yield beside
         for file in [beside, *beside.rglob("*")] if beside.is_dir() else [beside]:
             _fsync(file)
-        if path.is_dir() and beside.is_dir():
-            shutil.rmtree(path)
-        os.replace(beside, path)
+        if path.is_dir() and beside.is_dir():  # a folder that is not empty cannot be replaced in one move
+            former = path.with_name(f".{path.name}.former")
+            shutil.rmtree(former, ignore_errors=True)
+            os.replace(path, former)
+            try:
+                os.replace(beside, path)
+            except BaseException:
+                os.replace(former, path)
+                raise
+            shutil.rmtree(former)
+        else:
+            os.replace(beside, path)
         _fsync(path.parent)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
             beside.unlink(missing_ok=True)
+
+
+def restore_former(folder: Path) -> None:
+    """Put back what a killed `written_whole` had moved away in `folder`, and remove half-written copies."""
+    for former in folder.glob(".*.former"):
+        path = folder / former.name.removeprefix(".").removesuffix(".former")
+        if path.exists():
+            shutil.rmtree(former)
+        else:
+            os.replace(former, path)
+    for left in folder.glob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _fsync(path: Path) -> None:

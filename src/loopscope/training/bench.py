@@ -198,6 +198,7 @@ def profile_step(trainer: Trainer, most: int = 12) -> list[tuple[str, int, float
     Returns:
         (operator, calls, share of the time spent in operators themselves), longest first.
     """
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     cuda = trainer.model.device.type == "cuda"
@@ -205,9 +206,11 @@ def profile_step(trainer: Trainer, most: int = 12) -> list[tuple[str, int, float
     with profile(activities=kinds) as profiler:
         trainer.train_step()
         _wait(trainer.model.device)
+    # on CUDA a kernel's time stands at the operator that launched it, and again at the kernel itself
     events = [
         (e.key, e.count, e.self_device_time_total if cuda else e.self_cpu_time_total)
         for e in profiler.key_averages()
+        if not cuda or (e.device_type == DeviceType.CUDA and not e.is_user_annotation)
     ]
     events.sort(key=lambda event: -event[2])
     total = sum(spent for *_, spent in events)

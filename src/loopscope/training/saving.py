@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from loopscope.errors import UserError
-from loopscope.files import write_text
+from loopscope.files import restore_former, write_text
 from loopscope.latent import leaves, tree_map
 from loopscope.models.folder import load_state, save_model
 from loopscope.training import checkpoint, distributed
@@ -179,8 +178,7 @@ def _read_sums(run: Trainer, facts: Mapping[str, Any]) -> None:
 
 def _tidy(folder: Path, step: int) -> None:
     """Drop what a killed process left: metrics of steps done again, a line cut off, half-written folders."""
-    for left in folder.glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    restore_former(folder)
     path = folder / "metrics.jsonl"
     if path.is_file():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
