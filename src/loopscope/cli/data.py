@@ -49,8 +49,7 @@ def build_sudoku(
     neighbours: Annotated[
         int,
         typer.Option(
-            help="Add N generations of new training puzzles, made by moving givens, as hard as the source; "
-            "eight make 75 of each of 1,000, in minutes.",
+            help="Add N generations of new training puzzles, made by moving givens, as hard as the source.",
             min=0,
         ),
     ] = 0,
@@ -72,7 +71,7 @@ def build_sudoku(
     loopscope data build sudoku --source folder --subsample 1000 --out sudoku-1k
     loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out full
     loopscope data build sudoku --source a.csv --source b.csv.gz --test test.csv --out mix
-    loopscope data build sudoku --source 1k.csv.gz --test test.csv.gz --neighbours 8 --out 75k
+    loopscope data build sudoku --source 1k.csv --test test.csv --neighbours 24 --out more
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,

@@ -192,7 +192,7 @@ def clue_masks(tokens, side, masks, queue):
     return length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 @no_type_check
 def _solve_rows(tokens, units, peers, limit, solutions, counts, guesses):
     cells, side = tokens.shape[1], units.shape[1]
