@@ -140,6 +140,10 @@ def test_slots_in_several_pieces_are_read(puzzles: PuzzleSet, tmp_path: Path) ->
     [
         ({"train": {"batch_size": 4}}, ["8 slots", "train.batch_size=4", "train.batch_size=8"]),
         ({"model": {"hidden_size": 32}}, ["(16,)", "(32,)"]),
+        (
+            {"train": {"optimizer": "adamw"}},
+            ["train.optimizer=adam_atan2, now it is adamw", "Resume with train.optimizer=adam_atan2"],
+        ),
         ({"train": {"ema": True}}, ["no averaged weights", "train.ema=false"]),
     ],
 )

@@ -50,7 +50,9 @@ def test_one_given_is_moved(hard, of_hard):
 
 def test_as_hard_as_the_source(hard, of_hard):
     unchosen = np.concatenate([_moved(hard.task, row, rng()) for row in hard.inputs])
-    source, new, any_one = (ratings(hard.task, rows, rng()) for rows in (hard.inputs, of_hard.inputs, unchosen))
+    source, new, any_one = (
+        ratings(hard.task, rows, rng()) for rows in (hard.inputs, of_hard.inputs, unchosen)
+    )
     assert len(of_hard) > 50
     assert ks_2samp(source, new).statistic < 0.15
     assert ks_2samp(source, any_one).statistic > 0.3
@@ -77,7 +79,7 @@ def test_minimal_by_trial(hard):
         row[blank] = label[blank]  # one given too many: itself, at least
     found = is_minimal(hard.task, puzzles)
     for row, minimal in zip(puzzles.tolist(), found, strict=True):
-        fewer = [row[:k] + [1] + row[k + 1 :] for k in range(81) if row[k] > 1]
+        fewer = [[*row[:k], 1, *row[k + 1 :]] for k in range(81) if row[k] > 1]
         assert minimal == all(count_plainly(less, 3, 3) > 1 for less in fewer)
     assert not found[4:].any()
 

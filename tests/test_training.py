@@ -209,6 +209,19 @@ def test_no_compiler_means_eager_and_one_warning(
     assert "\n" not in caplog.messages[0]
 
 
+def test_triton_needs_a_c_compiler_and_everything_pythons_headers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert setup.missing_for_compile(torch.device("cuda")) == "a C compiler (no-such-compiler)"
+    monkeypatch.setenv("CC", "sh")  # some program that is there
+    assert setup.missing_for_compile(torch.device("cuda")) == ""
+    monkeypatch.setattr(setup.sysconfig, "get_path", lambda name: str(tmp_path))
+    for device in ("cpu", "cuda"):
+        assert "Python.h" in setup.missing_for_compile(torch.device(device))
+
+
 def test_the_number_of_threads_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(number: int) -> None:
         raise AssertionError("the library set the number of threads")

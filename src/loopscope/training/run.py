@@ -120,7 +120,8 @@ def plan(recipe: Recipe, puzzles: PuzzleSet | None = None) -> dict[str, Any]:
         model = build_model(recipe.model)
     t = recipe.train
     steps, slots = num_steps(recipe, learn.examples_per_pass), t.batch_size
-    rows = t.micro_batch or slots // distributed.num_processes()
+    share = slots // distributed.num_processes()
+    rows = min(t.micro_batch or share, share)
     return {
         "settings": recipe.model_dump(),
         "parameters": model.num_parameters,
@@ -132,7 +133,7 @@ def plan(recipe: Recipe, puzzles: PuzzleSet | None = None) -> dict[str, Any]:
         "FLOPs per step": (flops := slots * training_flops(model)),
         "FLOPs": steps * flops,
         "state bytes": state_bytes(model, t),
-        "activation bytes": activation_bytes(model, rows, t.activation_checkpointing),
+        "activation bytes": activation_bytes(recipe.model, rows, t.activation_checkpointing),
     }
 
 

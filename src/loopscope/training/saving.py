@@ -62,6 +62,7 @@ def save(run: Trainer) -> None:
         }
         facts = {
             "total_steps": run.total_steps,
+            "optimizer": run.settings.optimizer,
             "best": run.best,
             "score": run.score,
             "minutes": run.minutes,
@@ -112,6 +113,11 @@ def restore(run: Trainer) -> None:
 
 def _read(run: Trainer, path: Path) -> None:
     parts, facts = checkpoint.load(path)
+    now, then = run.settings.optimizer, facts.get("optimizer", run.settings.optimizer)
+    if now != then:
+        raise UserError(
+            f"{path}: saved with train.optimizer={then}, now it is {now}. Resume with train.optimizer={then}."
+        )
     load_state(run.model, parts["model"], str(path))
     _read_ema(run, parts["ema"], path)
     run.step = run.saved_step = facts["step"]

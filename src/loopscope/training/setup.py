@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,14 @@ def make_trainer(
 
 def missing_for_compile(device: torch.device) -> str:
     """What torch.compile would look for on this machine and not find; empty when nothing is missing."""
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python's headers (Python.h; Debian: python3-dev)"
     if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "the package triton"
+        if not importlib.util.find_spec("triton"):
+            return "the package triton"
+        named = os.environ.get("CC")  # as triton chooses it
+        found = any(shutil.which(name) for name in ([named] if named else ["gcc", "clang", "cl"]))
+        return "" if found else f"a C compiler ({named or 'gcc or clang'})"
     usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
     compiler = os.environ.get("CXX", usual)  # as torch._inductor chooses it
     return "" if shutil.which(compiler) else f"a C++ compiler ({compiler})"
