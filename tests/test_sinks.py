@@ -58,6 +58,11 @@ def test_trackers_get_the_lines_of_the_run(
     assert run.lines[2]["eval/exact_accuracy"] == lines[2]["exact_accuracy"]
 
 
+def test_seeds_of_two_experiments_are_different_runs(tmp_path: Path) -> None:
+    names = [sinks.run_name(tmp_path / folder) for folder in ("wide/seed1", "narrow/seed1", "seedling")]
+    assert names == ["wide-seed1", "narrow-seed1", "seedling"]
+
+
 def test_nothing_is_sent_for_what_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     line = {"kind": "train", "step": 3, "loss": 0.5, "exact_accuracy": None}  # nothing halted yet
     assert sinks.numbers(line) == {"train/loss": 0.5}

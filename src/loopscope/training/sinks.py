@@ -6,6 +6,7 @@ one is said then and not after an hour.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,12 @@ class Sink(Protocol):
 SINKS: Registry[Any] = Registry("tracker")
 
 
+def run_name(folder: Path) -> str:
+    """The name of the folder, of one seed among several with the experiment's before it: `wide-seed1`."""
+    folder = folder.resolve()
+    return f"{folder.parent.name}-{folder.name}" if re.fullmatch(r"seed\d+", folder.name) else folder.name
+
+
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The measured numbers of a line as `train/loss`, `eval/exact_accuracy`, ..."""
     kind = values["kind"]
@@ -44,7 +51,7 @@ class Wandb:
     module = "wandb"
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
-        name, config = folder.resolve().name, recipe.model_dump()
+        name, config = run_name(folder), recipe.model_dump()
         self.run = import_module(self.module).init(
             project="loopscope", name=name, id=name, resume="allow", dir=str(folder), config=config
         )
@@ -64,7 +71,7 @@ class Trackio:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.run = import_module(self.module).init(
-            project="loopscope", name=folder.resolve().name, resume="allow", config=recipe.model_dump()
+            project="loopscope", name=run_name(folder), resume="allow", config=recipe.model_dump()
         )
 
     def line(self, values: Mapping[str, Any]) -> None:
@@ -96,7 +103,7 @@ def open_sinks(names: Sequence[str], folder: Path, recipe: Recipe) -> list[Sink]
 
     Args:
         names: of registered trackers.
-        folder: the run folder; its name is the name of the run.
+        folder: the run folder, which names the run.
         recipe: the settings, shown by the tracker.
     Raises:
         UserError: no such tracker, or its package is not installed.
