@@ -141,13 +141,15 @@ class OfficialOrder:
         number = 0
         while True:
             number += 1
-            made = list(self.iteration(number))
-            if not made:
+            empty = True
+            for drawn in self.iteration(number):
+                empty = False
+                yield drawn
+            if empty:
                 raise UserError(
                     f"train.batch_size={self.batch_size} is more than data.epochs_per_iter="
                     f"{self.epochs_per_iter} holds. Lower the one or raise the other."
                 )
-            yield from made
 
     def iteration(self, number: int) -> Iterator[Draw]:
         """The batches of iteration `number`, counted from 1."""
