@@ -250,6 +250,8 @@ def test_names_tell_settings_apart():
     assert labels(grid)[0] == "8 segments"
     assert labels(grid)[-1] == "16 segments, 4 restarts, noise 1, halt"
     assert labels([Levers()]) == ["one setting"]
+    assert labels([Levers(), Levers(restarts=4)]) == ["1 restart", "4 restarts"]
+    assert labels([Levers(restarts=4), Levers(restarts=4, select="majority")]) == ["halt", "majority"]
 
 
 def test_settings_that_do_the_same_are_run_once():

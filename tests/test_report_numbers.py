@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from loopscope.reports import figures, orbit_figures, read_measurements, tables
+from loopscope.reports import compare_figures, figures, orbit_figures, read_measurements, tables
 from loopscope.reports.boards import board_svg, token_text
-from loopscope.reports.drawing import to_svg
-from loopscope.reports.quantity import Quantity, median, rounded, zero_bound
+from loopscope.reports.drawing import _tick, to_svg
+from loopscope.reports.quantity import Quantity, median, rounded
 from report_data import BUDGET, SOLUTION, STOP, one, synthetic
 
 
@@ -88,8 +89,7 @@ def test_restart_rates_against_hand() -> None:
     assert none.high > 0.05  # a bootstrap of zeros would claim certainty
 
 
-def test_zero_bound_and_formats() -> None:
-    assert zero_bound(254) == pytest.approx(1 - 0.05 ** (1 / 254))
+def test_formats() -> None:
     assert rounded(2.0, sign=True) == "+2.00"
     assert rounded(-0.1524) == "−0.152"
     assert rounded(2.2e-5) == "2.20×10⁻⁵"
@@ -115,6 +115,26 @@ def test_figure_data() -> None:
     assert (len(scatter), int(scatter["settled"].sum())) == (100, 67)
     restarts = figures.restart_curves(m).table
     assert set(restarts["n"]) == {60, 40}
+
+
+def test_a_name_is_no_formula() -> None:
+    """Two dollar signs around a faulty formula would end matplotlib's reading of them, and the report."""
+    m = dataclasses.replace(one(), name="$a_$")
+    for draw in (compare_figures.accuracy_by_work, compare_figures.survival_by_work):
+        assert "$a_$" in to_svg(draw([m, one()]).figure, "two")
+
+
+def test_ticks_of_logarithmic_axes() -> None:
+    ticks = {5.0: "5", 0.02: "0.02", 1e-6: "10⁻⁶", 2e-5: "2×10⁻⁵", 1000.0: "1000"}
+    assert {value: _tick(value) for value in ticks} == ticks
+
+
+def test_no_halt_logit_is_no_right_one() -> None:
+    m = one()
+    plain = tables.quantities(m)["halt signal right"].value
+    assert plain > m.correct.mean()  # it is right on some failures
+    m.data["halt_logit"].values[~m.correct] = np.nan
+    assert tables.quantities(m)["halt signal right"].value <= m.correct.mean()
 
 
 def test_chosen_orbits() -> None:

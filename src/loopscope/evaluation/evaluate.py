@@ -329,7 +329,7 @@ def segments_wanted(segments: int | Sequence[int]) -> list[int]:
     Raises:
         UserError: one of them is not positive, or there is none.
     """
-    wanted = sorted({segments} if isinstance(segments, int) else set(segments))
+    wanted = sorted(set(np.ravel(segments).tolist()))
     if not wanted or wanted[0] < 1:
         raise UserError(f"segments={wanted}: expected positive numbers, for example --segments 16,64.")
     return wanted

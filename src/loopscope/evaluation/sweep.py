@@ -135,10 +135,10 @@ def labels(settings: Sequence[Levers]) -> list[str]:
     """What tells each setting from the others, in words."""
     rows = [asdict(levers) for levers in settings]
     varied = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
-    return [
-        ", ".join(_words(key, row[key]) for key in varied if _shown(key, row)) or "one setting"
-        for row in rows
-    ]
+    names = [", ".join(_words(key, row[key]) for key in varied if _shown(key, row)) for row in rows]
+    for i, row in enumerate(rows):  # all that differs is off: then say so
+        names[i] = names[i] or ", ".join(_words(key, row[key]) for key in varied) or "one setting"
+    return names
 
 
 def _shown(key: str, row: Mapping[str, Any]) -> bool:
@@ -151,9 +151,10 @@ def _shown(key: str, row: Mapping[str, Any]) -> bool:
 def _words(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
-    plural = {"segments": "segments", "restarts": "restarts", "views": "views"}
     number = f"{value:g}"
-    return f"{number} {plural[key]}" if key in plural else f"{key.replace('_', ' ')} {number}"
+    if key in ("segments", "restarts", "views"):
+        return f"{number} {key.removesuffix('s') if value == 1 else key}"
+    return f"{key.replace('_', ' ')} {number}"
 
 
 def pareto_front(cost: Float[np.ndarray, " n"], accuracy: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

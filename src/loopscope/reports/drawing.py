@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from loopscope.reports.quantity import RAISED
+
 SOLVED, UNSOLVED, GREY, INK = "#009E73", "#D55E00", "#8C8C8C", "#1B1B1A"
 OUTCOMES: dict[
     str, dict[str, Any]
@@ -63,6 +65,7 @@ STYLE: Any = {  # matplotlib types its keys as a literal of all settings
     "svg.fonttype": "none",
     "svg.hashsalt": "loopscope",
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a model may be called $5
 }
 styled: Callable[..., Any] = mpl.rc_context(STYLE)
 
@@ -222,5 +225,14 @@ def log_values(ax: Axes, low: float, high: float) -> None:
     steps = (1, 2, 5) if len(decades) <= 4 else (1,)
     ticks = [step * 10.0**d for d in decades for step in steps]
     ax.yaxis.set_major_locator(FixedLocator(ticks) if high / low > 5 else MaxNLocator(5))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _tick(value: float) -> str:
+    """5, 0.0001, 10⁻⁶, 2×10⁻⁶"""
+    if not 0 < value < 0.99e-4:
+        return f"{value:g}"
+    first, _, power = f"{value:.0e}".partition("e")
+    raised = str(int(power)).translate(RAISED)
+    return f"10{raised}" if first == "1" else f"{first}×10{raised}"

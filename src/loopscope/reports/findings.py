@@ -14,9 +14,9 @@ import numpy as np
 from loopscope.dynamics.decay import decay_test
 from loopscope.dynamics.fate import WINDOW, FateTable, drift_slope
 from loopscope.evaluation.compare import mcnemar as exact_mcnemar
-from loopscope.evaluation.intervals import clopper_pearson, wilson
+from loopscope.evaluation.intervals import clopper_pearson, upper_bound, wilson
 from loopscope.reports.measurement import Measurement
-from loopscope.reports.quantity import Quantity, percent, rate, share, zero_bound
+from loopscope.reports.quantity import Quantity, percent, rate, share
 from loopscope.reports.tables import escape, fates, restart_rates
 
 UNDECIDED = "Undecided"  # how every verdict begins that the numbers do not allow
@@ -75,7 +75,7 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     interval = table.settled_among_wrong
     counts = f"{settled} of {wrong} failures settled ({share(interval)})"
     if settled == 0:
-        counts = f"0 of {wrong} failures settled (upper bound {percent(zero_bound(wrong))} %)"
+        counts = f"0 of {wrong} failures settled (upper bound {percent(upper_bound(0, wrong))} %)"
     successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
     level = clopper_pearson(wrong - settled - falling, wrong)

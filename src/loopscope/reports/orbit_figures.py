@@ -17,6 +17,7 @@ from loopscope.reports.drawing import (
     label_right,
     line,
     log_segments,
+    log_values,
     mark_budget,
     styled,
 )
@@ -175,7 +176,7 @@ def drift_against_exponent(m: Measurement) -> Plot:
         )
         ends.append((float(np.median(m.late[order])), outcome, look["color"]))
     ax.set_yscale("log")
-    ax.set_ylim(*ax.get_ylim())
+    log_values(ax, *ax.get_ylim())
     if not np.isnan(m.threshold.value):
         ax.axhspan(ax.get_ylim()[0], m.threshold.value, color=GREY, alpha=0.13, linewidth=0, zorder=0)
         ax.axhline(m.threshold.value, color=INK, linewidth=0.8, linestyle=":")
@@ -211,6 +212,7 @@ def drift_series(m: Measurement) -> Plot:
         ends.append((max(float(middle[-1]), floor), outcome, color))
         columns |= {f"{outcome}_q25": low, f"{outcome}_median": middle, f"{outcome}_q75": high}
     ax.set_yscale("log")
+    log_values(ax, *ax.get_ylim())
     log_segments(ax, m.stop)
     if m.trained:
         mark_budget(ax, m.budget)
@@ -261,6 +263,7 @@ def single_orbits(m: Measurement) -> Plot:
         outcome = "solved" if solved_at > 0 else "unsolved"
         line(axes[0, column], segment, np.where(m.drift[row] > 0, m.drift[row], np.nan), outcome)
         axes[0, column].set_yscale("log")
+        log_values(axes[0, column], *axes[0, column].get_ylim())
         axes[0, column].set_title(f"{name}\npuzzle {int(m.data['puzzle'][row])}")
         if halts is not None:
             line(axes[1, column], segment, halts[row], outcome)

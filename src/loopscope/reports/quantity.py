@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from loopscope.dynamics.escape import EscapeRate
 from loopscope.dynamics.outcomes import Statistic
 from loopscope.dynamics.statistics import Auc
-from loopscope.evaluation.intervals import Estimate, clopper_pearson
+from loopscope.evaluation.intervals import Estimate, median_interval
 
 Kind = Literal["share", "auc", "signed", "plain"]
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -137,18 +136,6 @@ def rate(result: EscapeRate) -> Quantity:
 
 
 def median(values: np.ndarray, unit: str, empty: str) -> Quantity:
-    """A median with the exact interval of the order statistics; NaN values are left out.
-
-    The interval needs at least 6 values; below that it is NaN.
-    """
-    present = values[~np.isnan(values)]
-    if len(present) == 0:
-        return Quantity(math.nan, math.nan, math.nan, 0, "signed", unit, empty)
-    interval = stats.quantile_test(present, q=0, p=0.5).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    return Quantity(float(np.median(present)), low, high, len(present), "signed", unit)
-
-
-def zero_bound(n: int) -> float:
-    """Exact one-sided 95 % upper bound of a proportion after 0 events in n: 1 - .05^(1/n)."""
-    return clopper_pearson(0, n, level=0.9).high
+    """A median with its interval (`median_interval`); `empty` is noted where there is no value."""
+    m = median_interval(values)
+    return Quantity(m.value, m.low, m.high, m.n, "signed", unit, "" if m.n else empty)

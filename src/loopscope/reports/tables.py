@@ -11,7 +11,7 @@ import xarray as xr
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
 from loopscope.dynamics.statistics import auc, auc_landmark
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_share, wilson
+from loopscope.evaluation.intervals import mean_share, upper_bound, wilson
 from loopscope.evaluation.metrics import by_rating
 from loopscope.reports.measurement import Measurement, read_measurements
 from loopscope.reports.published import SOURCE, published
@@ -25,7 +25,6 @@ from loopscope.reports.quantity import (
     rounded,
     separation,
     share,
-    zero_bound,
 )
 
 EARLY = 4  # segments of the leak-free exponent: features end before the outcome can be known
@@ -58,7 +57,8 @@ def _accuracy(m: Measurement) -> dict[str, Quantity]:
         right = mean_share(m.array("cell_accuracy")[:, m.budget - 1].astype(float), resamples=RESAMPLES)
         rows["cells right"] = share(right, f"mean over puzzles after {m.budget} segments, givens included")
     if "halt_logit" in m:
-        agrees = (m.halt(m.budget) >= 0) == m.correct
+        halt = m.halt(m.budget)
+        agrees = ((halt >= 0) == m.correct) & ~np.isnan(halt)
         rows["halt signal right"] = share(
             wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome"
         )
@@ -133,7 +133,7 @@ def _settled(table: FateTable) -> Quantity:
     wrong = table.settled_wrong + table.wandering_wrong
     note = f"{table.settled_wrong} of {wrong}"
     if table.settled_wrong == 0 and wrong:
-        note += f"; one-sided upper bound {100 * zero_bound(wrong):.2f} %"
+        note += f"; one-sided upper bound {100 * upper_bound(0, wrong):.2f} %"
     return share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")
 
 
@@ -239,16 +239,9 @@ def restart_rates(m: Measurement, chosen: np.ndarray, sigma: int) -> tuple[Quant
         sigma: index of the kick size.
     """
     hits = m.restarts("basin_solved")[chosen, sigma]
-    single = share(_mean_rate(hits.mean(axis=1)))
+    single = share(mean_share(hits.mean(axis=1), resamples=RESAMPLES))
     best = share(wilson(int(hits.any(axis=1).sum()), len(hits)))
     if "basin_final" not in m:
         return single, best, Quantity(math.nan, math.nan, math.nan, 0, "share", note="not recorded")
     ends = m.restarts("basin_final")[chosen, sigma]
-    return single, best, share(_mean_rate(ends.mean(axis=1)))
-
-
-def _mean_rate(rates: np.ndarray) -> Estimate:
-    """Mean over puzzles of a rate per puzzle; a bootstrap of equal ones has no width, so Wilson there."""
-    if len(rates) and rates.min() == rates.max() and rates[0] in (0, 1):
-        return wilson(int(rates.sum()), len(rates))
-    return bootstrap_mean(rates, resamples=RESAMPLES)
+    return single, best, share(mean_share(ends.mean(axis=1), resamples=RESAMPLES))
