@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -61,14 +62,17 @@ def neighbours(
     wanted = np.bincount(band) / len(origin)
     start = np.arange(len(origin))
     assert generations > 0
-    for number in range(generations):
-        parents = known[rng.permutation(start)[:PARENTS]]
-        found = _moved_all(task, parents, rng, f"neighbours {number + 1}/{generations}", progress)
-        found = found[~_among(found, known)]
-        known = np.concatenate([known, found])
-        band = np.append(band, _band(ratings(task, found, rng), edges))
-        share = np.bincount(band[len(origin) :], minlength=len(wanted)) / wanted
-        start = np.flatnonzero(band == share.argmin())
+    form = "neighbours {percentage:.0f} %|{bar}| {remaining} left, {postfix}"
+    with tqdm(total=generations, bar_format=form, disable=not progress, leave=False) as bar:
+        for number in range(generations):
+            bar.set_postfix_str(f"generation {number + 1} of {generations}")
+            parents = known[rng.permutation(start)[:PARENTS]]
+            found = _moved_all(task, parents, rng, bar)
+            found = found[~_among(found, known)]
+            known = np.concatenate([known, found])
+            band = np.append(band, _band(ratings(task, found, rng), edges))
+            share = np.bincount(band[len(origin) :], minlength=len(wanted)) / wanted
+            start = np.flatnonzero(band == share.argmin())
     fresh = len(origin) + np.arange(len(known) - len(origin))
     kept = [rng.permutation(fresh[band[fresh] == k])[: int(share.min() * w)] for k, w in enumerate(wanted)]
     inputs = known[np.sort(np.concatenate(kept))]
@@ -101,13 +105,15 @@ def ratings(
 
 
 def _moved_all(
-    task: Sudoku, parents: UInt8[np.ndarray, "N L"], rng: np.random.Generator, name: str, progress: bool
+    task: Sudoku, parents: UInt8[np.ndarray, "N L"], rng: np.random.Generator, bar: tqdm[Any]
 ) -> UInt8[np.ndarray, "M L"]:
-    """The different neighbours of all parents, on all cores."""
+    """The different neighbours of all parents, on all cores; `bar` goes on by 1."""
+    moved = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the solver lets other threads run
-        work = pool.map(lambda parent, own: _moved(task, parent, own), parents, rng.spawn(len(parents)))
-        bar = tqdm(work, name, len(parents), unit="puzzle", disable=not progress, leave=False)
-        return np.unique(np.concatenate(list(bar)), axis=0)
+        for some in pool.map(lambda parent, own: _moved(task, parent, own), parents, rng.spawn(len(parents))):
+            moved.append(some)
+            bar.update(1 / len(parents))
+    return np.unique(np.concatenate(moved), axis=0)
 
 
 def _moved(
