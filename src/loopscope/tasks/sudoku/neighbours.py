@@ -62,7 +62,7 @@ def neighbours(
     wanted = np.bincount(band) / len(origin)
     start = np.arange(len(origin))
     assert generations > 0
-    form = "neighbours {percentage:.0f} %|{bar}| {remaining} left, {postfix}"
+    form = "neighbours {percentage:.0f} %|{bar}| {remaining} left{postfix}"
     with tqdm(total=generations, bar_format=form, disable=not progress, leave=False) as bar:
         for number in range(generations):
             bar.set_postfix_str(f"generation {number + 1} of {generations}")
