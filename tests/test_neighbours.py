@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
 
 from loopscope.errors import UserError
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.build import Options, build_maze, build_sudoku
 from loopscope.tasks.overlap import overlap
-from loopscope.tasks.sudoku.neighbours import _moved, is_minimal, neighbours, ratings
+from loopscope.tasks.sudoku.neighbours import BANDS, neighbours
 from loopscope.tasks.sudoku.solver import solve
 from small_sets import files_of, mazes, sudokus
 from test_sudoku_solver import count_plainly
@@ -49,45 +48,14 @@ def test_one_given_is_moved(hard, of_hard):
 
 
 def test_as_hard_as_the_source(hard, of_hard):
-    unchosen = np.concatenate([_moved(hard.task, row, rng()) for row in hard.inputs])
-    source, new, any_one = (
-        ratings(hard.task, rows, rng()) for rows in (hard.inputs, of_hard.inputs, unchosen)
-    )
+    shares = [
+        np.histogram(solve(hard.task, inputs, limit=1)[2], BANDS)[0] / len(inputs)
+        for inputs in (hard.inputs, of_hard.inputs)
+    ]
     assert len(of_hard) > 50
-    assert ks_2samp(source, new).statistic < 0.15
-    assert ks_2samp(source, any_one).statistic > 0.3
-
-
-def test_later_generations_start_from_the_new_ones(hard, of_hard):
-    both = neighbours(hard, 2, rng())
-    assert len(both) > len(of_hard)
-    differs = (both.inputs[:, None] != hard.inputs[None]).sum(2).min(1)
-    assert differs.max() == 4  # two givens moved
-
-
-def test_ratings_hardly_depend_on_the_copy(hard):
-    once, again = (ratings(hard.task, hard.inputs, np.random.default_rng(k)) for k in (1, 2))
-    single = solve(hard.task, hard.inputs, limit=1)[2]
-    assert (once != again).any()
-    assert np.corrcoef(once, again)[0, 1] > np.corrcoef(once, single)[0, 1]
-
-
-def test_minimal_by_trial(hard):
-    puzzles = np.concatenate([hard.inputs[:4], hard.inputs[:4]])
-    for row, label in zip(puzzles[4:], hard.labels[:4], strict=True):
-        blank = np.flatnonzero(row == 1)[0]
-        row[blank] = label[blank]  # one given too many: itself, at least
-    found = is_minimal(hard.task, puzzles)
-    for row, minimal in zip(puzzles.tolist(), found, strict=True):
-        fewer = [[*row[:k], 1, *row[k + 1 :]] for k in range(81) if row[k] > 1]
-        assert minimal == all(count_plainly(less, 3, 3) > 1 for less in fewer)
-    assert not found[4:].any()
-
-
-def test_minimal_puzzles_have_minimal_neighbours(hard):
-    minimal = hard[np.flatnonzero(is_minimal(hard.task, hard.inputs))]
-    assert len(minimal) > 20
-    assert is_minimal(hard.task, neighbours(minimal, 1, rng()).inputs).all()
+    assert np.abs(shares[0] - shares[1]).max() < 0.05
+    # without the choice nearly all would be easy, so the choice is what this test sees
+    assert shares[0][0] < 0.4
 
 
 def test_nothing_twice_up_to_symmetry(hard, of_hard):

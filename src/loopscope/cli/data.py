@@ -71,7 +71,7 @@ def build_sudoku(
     loopscope data build sudoku --source folder --subsample 1000 --out sudoku-1k
     loopscope data build sudoku --source hf:sapientinc/sudoku-extreme --out full
     loopscope data build sudoku --source a.csv --source b.csv.gz --test test.csv --out mix
-    loopscope data build sudoku --source 1k.csv --test test.csv --neighbours 24 --out 25k
+    loopscope data build sudoku --source 1k.csv --test test.csv --neighbours 8 --out 75k
     """
     chosen: dict[str, Any] = {
         "subsample": subsample,
