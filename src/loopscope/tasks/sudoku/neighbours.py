@@ -88,13 +88,13 @@ def _moved_all(
     found: list[np.ndarray] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the solver lets other threads run
         for at in range(0, len(parents), AT_ONCE):
-            moves = [_moves(task, parent, tries, rng) for parent in parents[at : at + AT_ONCE]]
-            found += pool.map(lambda moved: moved[solve(task, moved, limit=2)[1] == 1], moves)
-            bar.update(len(moves) / len(parents))
+            tried = [moves(task, parent, tries, rng) for parent in parents[at : at + AT_ONCE]]
+            found += pool.map(lambda moved: moved[solve(task, moved, limit=2)[1] == 1], tried)
+            bar.update(len(tried) / len(parents))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _moves(
+def moves(
     task: Sudoku, parent: UInt8[np.ndarray, "L"], tries: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "N L"]:
     """What `tries` random moves of a given to another cell and digit lead to, where no digits clash."""
