@@ -8,8 +8,8 @@ solved by propagation alone), so that a small model meets puzzles it solves and 
 bands were set after a look at how an early checkpoint does on them; within a band the first generated
 puzzles are taken, whatever any model makes of them. `sudoku9-hard`: 64 puzzles for a model that solves
 nearly all of the former, three quarters of them made hard by a search: of all that moved givens lead to,
-those eight go on that our solver finds hardest when it is told a digit. How many rounds was set after a look at
-what the model still solves, so that the demo shows successes and failures. All sets are checked, up to
+those eight go on that our solver finds hardest when it is told a digit. How many rounds was set after a look
+at what the model still solves, so that the demo shows successes and failures. All sets are checked, up to
 symmetry, against the puzzles the shipped models were trained on.
 """
 
