@@ -6,8 +6,16 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from shared import DEVICES
+
 install_import_hook("loopscope", "beartype.beartype")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Where numbers are compared with recorded ones: the CPU, and a GPU where there is one."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The one door to the material outside the project that some tests compare with."""
+"""The one door to the material outside the project that some tests compare with, and where they compare."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(os.environ.get("LOOPSCOPE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)  # where recorded numbers are compared
 
 
 def shared_path(name: str) -> Path:

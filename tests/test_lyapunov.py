@@ -260,22 +260,23 @@ def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
 # -- networks
 
 
-def official_case(name: str) -> tuple[Any, Batch]:
+def official_case(name: str, device: str = "cpu") -> tuple[Any, Batch]:
     facts = json.loads(shared_path(f"{PARITY}/{name}.json").read_text())
     arrays = np.load(shared_path(f"{PARITY}/{name}.npz"))
     model = build_model(settings_from_arch({"arch": name[:3], **facts["config"]}, {}))
     state = {k.removeprefix("state/"): torch.from_numpy(arrays[k]) for k in arrays if k.startswith("state/")}
     model.load_state_dict(strip_prefix(state))
     names = ("inputs", "puzzle_identifiers", "labels")
-    return model, Batch(*(torch.from_numpy(arrays[f"eval/batch/{key}"]).long() for key in names))
+    batch = Batch(*(torch.from_numpy(arrays[f"eval/batch/{key}"]).long().to(device) for key in names))
+    return model.to(device), batch
 
 
 @pytest.mark.parametrize("reorth", ["segment", "update"])
 @pytest.mark.parametrize("name", ["trm_mlp", "trm_att_rope", "hrm_rope"])
-def test_recorded_exponents(name: str, reorth: Any) -> None:
+def test_recorded_exponents(name: str, reorth: Any, device: str) -> None:
     recorded = np.load(shared_path(f"{PARITY}/lyap_{name}.npz"))
-    model, batch = official_case(name)
-    start = torch.from_numpy(recorded["tangent0"])
+    model, batch = official_case(name, device)
+    start = torch.from_numpy(recorded["tangent0"]).to(device)
     table = lyapunov_spectrum(model, batch, segments=4, exponents=3, reorth=reorth, tangents=start)
     for t, tolerance in enumerate([1e-5, 1e-4, 1e-3, 5e-3], start=1):
         expected = recorded[f"log_abs_diag_R/seg{t}"]
@@ -283,14 +284,14 @@ def test_recorded_exponents(name: str, reorth: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["trm_mlp", "trm_att_rope", "hrm_rope"])
-def test_recorded_tangent_image(name: str) -> None:
+def test_recorded_tangent_image(name: str, device: str) -> None:
     recorded = np.load(shared_path(f"{PARITY}/lyap_{name}.npz"))
-    model, batch = official_case(name)
+    model, batch = official_case(name, device)
     ctx = model.encode(batch)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        start = torch.from_numpy(recorded["tangent0"])
+        start = torch.from_numpy(recorded["tangent0"]).to(device)
         image = push(lambda z: model.segment(z, ctx), model.initial_state(ctx), start)[1]
-    np.testing.assert_allclose(image.detach(), recorded["tangent_image_seg1"], atol=1e-4)
+    np.testing.assert_allclose(image.detach().cpu(), recorded["tangent_image_seg1"], atol=1e-4)
 
 
 def test_post_norm_leaves_no_tangent_along_the_token() -> None:

@@ -39,7 +39,8 @@ STATE_ATOL = [1e-4, 1e-3, 1e-2, 5e-2]  # segments 1..4: these random maps expand
 class Case:
     """One recorded case: settings, arrays and a model with the recorded weights."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str) -> None:
+        self.device = device
         self.facts = json.loads(shared_path(f"{FOLDER}/{name}.json").read_text())
         self.arrays = np.load(shared_path(f"{FOLDER}/{name}.npz"))
         self.loss = self.facts["loss_type"].removesuffix("_cross_entropy")
@@ -52,9 +53,10 @@ class Case:
             if k.startswith("state/")
         }
         self.model.load_state_dict(strip_prefix(state), strict=True)
+        self.model.to(device)
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.arrays[key]))
+        return torch.from_numpy(np.asarray(self.arrays[key])).to(self.device)
 
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
@@ -65,8 +67,8 @@ class Case:
 
 
 @pytest.fixture(params=TRAINED)
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+def case(request: pytest.FixtureRequest, device: str) -> Case:
+    return Case(request.param, device)
 
 
 def flat_sample(t: torch.Tensor) -> torch.Tensor:
@@ -75,7 +77,9 @@ def flat_sample(t: torch.Tensor) -> torch.Tensor:
 
 
 def close(actual: Any, expected: Any, **tolerance: float) -> None:
-    actual, expected = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (actual, expected))
+    actual, expected = (
+        torch.as_tensor(v, dtype=torch.float64, device="cpu").detach() for v in (actual, expected)
+    )
     torch.testing.assert_close(actual.reshape(expected.shape), expected, **{"rtol": 0, "atol": 0} | tolerance)
 
 
@@ -185,7 +189,7 @@ def test_three_training_steps(case: Case) -> None:
     That happens in one case only, the widest mixer, where two processors with different matrix kernels
     part after the first step.
     """
-    twin = Case(case.facts["name"])
+    twin = Case(case.facts["name"], case.device)
     ema, compared = EMA(case.model, case.facts["optim"]["ema_rate"]), 0
     other = training_steps(twin, EMA(twin.model, 0.9), 2**-23)
     for step, changed in zip(training_steps(case, ema), other, strict=True):
@@ -258,8 +262,8 @@ def check_parameters(case: Case, ema: EMA) -> None:
 
 
 @torch.no_grad()
-def test_bfloat16_forward() -> None:
-    case = Case("trm_mlp_bf16")
+def test_bfloat16_forward(device: str) -> None:
+    case = Case("trm_mlp_bf16", device)
     ctx = case.model.encode(case.batch("eval/batch"))
     z = case.model.segment(case.model.initial_state(ctx), ctx)
     assert z.z_H.dtype == torch.bfloat16
