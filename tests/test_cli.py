@@ -150,6 +150,40 @@ def test_a_mistake_is_one_line_and_exit_2(run, line, message):
     assert "Traceback" not in err + out
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval model --data puzzles.csv.gz --json",
+        "eval model --data puzzles.csv.gz --out",
+        "eval model --data puzzles.csv.gz --sweep segments=1 --figure",
+        "compare a.csv b.csv --json",
+        "report run.zarr --out",
+        "solve model 1............... --gif",
+        "data show puzzles.csv.gz --figure",
+        "bench infer --json",
+        "measure model --data puzzles.csv.gz --out",
+        "demo --out",
+        "train sudoku6-cpu --out",
+        "models export model",
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(run, monkeypatch, line):
+    def too_late(*args, **kwargs):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(options, "read_data", too_late)
+    monkeypatch.setattr(options, "load_model", too_late)
+    folder = line.split()[0] in ("measure", "demo", "train", "models")
+    taken = "puzzles.csv.gz" if folder else "model"
+    said = (
+        "is a file. Give the name of a folder." if folder else "is a folder. Give the name of a file in it."
+    )
+    assert run(f"{line} {taken}") == (2, "", f"error: {taken}: {said}\n")
+    code, _, err = run(f"{line} puzzles.csv.gz/inside")
+    assert code == 2
+    assert "puzzles.csv.gz. Choose another path." in err
+
+
 def test_our_own_errors_keep_their_traceback(monkeypatch, place):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("ours")

@@ -24,7 +24,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
     rounds: Annotated[int, typer.Option(help="Steps that count.", min=1)] = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time of a step goes.")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    out: options.Json = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Time the training step, and the square matrix products of the same device between the steps.
@@ -68,7 +68,7 @@ def infer(
     ] = None,
     split: options.Split = "test",
     limit: options.Limit = 256,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    out: options.Json = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     known: options.Known = None,
 ) -> None:

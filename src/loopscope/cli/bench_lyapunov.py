@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ def lyapunov(
     rounds: Annotated[int, typer.Option(help="Pairs that count.", min=1)] = 7,
     threads: Annotated[int, typer.Option(help="Threads of the processor.", min=1)] = 1,
     jvp: Annotated[bool, typer.Option(help="Also time vmap(jvp), the way of other systems.")] = True,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    out: options.Json = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     known: options.Known = None,
 ) -> None:

@@ -14,7 +14,7 @@ from loopscope.errors import UserError
 @app.command()
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Answers that loopscope eval --out wrote.")],
-    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    out: options.Json = None,
     seed: options.Seed = 0,
 ) -> None:
     """Compare what runs solved, puzzle by puzzle: every two of them.

@@ -27,7 +27,7 @@ Source = Annotated[
 Test = Annotated[
     list[str] | None, typer.Option("--test", help="Test puzzles; else the test.csv beside train.csv.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder to make.")]
+Out = Annotated[Path, typer.Option(help="Folder to make.", callback=options.folder_to_write)]
 Subsample = Annotated[int | None, typer.Option(help="Keep N training puzzles, drawn at random.", min=1)]
 Versions = Annotated[int, typer.Option(help="Bake N symmetric versions after each training puzzle.", min=0)]
 Compat = Annotated[str | None, typer.Option(help="trm: the very arrays of the official script.")]
@@ -206,7 +206,10 @@ def tell(manifest: dict[str, Any], out: Path) -> None:
 def show(
     path: Annotated[Path, typer.Argument(help="A built folder, a puzzle file or a shipped name.")],
     examples: Annotated[int, typer.Option(help="Puzzles to print of each split.", min=0)] = 1,
-    figure: Annotated[Path | None, typer.Option(help="Also draw them: .svg, .pdf or .png.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Also draw them: .svg, .pdf or .png.", callback=options.file_to_write),
+    ] = None,
 ) -> None:
     """Counts, difficulty, rules, repeats and leaks of a set, and a few of its puzzles.
 

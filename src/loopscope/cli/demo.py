@@ -17,7 +17,9 @@ PLAN: dict[str, Any] = {"segments": 64, "exponents": 2, "sigmas": [0.3, 1.0], "r
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the result and the page.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the result and the page.", callback=options.folder_to_write)
+    ] = Path("demo"),
     limit: options.Limit = None,
     seed: options.Seed = 0,
 ) -> None:

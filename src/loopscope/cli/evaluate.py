@@ -39,7 +39,10 @@ def evaluate(
         str | None, typer.Option(help='A grid of levers: "segments=16,64 restarts=1,8 stop=halt".')
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="With --sweep: draw accuracy against cost, .svg or .png.")
+        Path | None,
+        typer.Option(
+            help="With --sweep: draw accuracy against cost, .svg or .png.", callback=options.file_to_write
+        ),
     ] = None,
     versions: Annotated[
         int | None, typer.Option(help="ARC: versions of each task that vote; default all.", min=1)
@@ -48,11 +51,17 @@ def evaluate(
         str, typer.Option(help="ARC: how votes are counted where conventions differ: ours or official.")
     ] = "ours",
     submission: Annotated[
-        Path | None, typer.Option(help="ARC: write the answers as Kaggle asks for them.")
+        Path | None,
+        typer.Option(help="ARC: write the answers as Kaggle asks for them.", callback=options.file_to_write),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the scores here.")] = None,
+    out: options.Json = None,
     answers: Annotated[
-        Path | None, typer.Option("--out", help="Write each answer here: .csv, .csv.gz or .parquet.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write each answer here: .csv, .csv.gz or .parquet.",
+            callback=options.file_to_write,
+        ),
     ] = None,
     split: options.Split = "test",
     limit: options.Limit = None,

@@ -17,7 +17,10 @@ def measure(
     model: options.Model,
     data: options.Data,
     out: Annotated[
-        Path | None, typer.Option(help="Result, a .zarr folder; an interrupted run goes on.")
+        Path | None,
+        typer.Option(
+            help="Result, a .zarr folder; an interrupted run goes on.", callback=options.folder_to_write
+        ),
     ] = None,
     segments: Annotated[
         int | None, typer.Option(help="Length of the orbits; default the training budget.")

@@ -57,7 +57,9 @@ def info(model: options.Model, known: options.Known = None) -> None:
 @models.command()
 def convert(
     model: options.Model,
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write; must not exist.", callback=options.folder_to_write)
+    ],
     to: Annotated[
         str, typer.Option(help="Format: loopscope (safetensors + config.json) or official.")
     ] = "loopscope",
@@ -97,7 +99,9 @@ def convert(
 @models.command()
 def export(
     model: options.Model,
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write; must not exist.", callback=options.folder_to_write)
+    ],
     known: options.Known = None,
 ) -> None:
     """Write safetensors, config.json and a model card, ready to be published.

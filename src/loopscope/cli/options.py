@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from loopscope.errors import UserError
+
+
+def file_to_write(path: Path | None) -> Path | None:
+    """The path as it is; one that no file can be written to is refused here, before the long work."""
+    if path is not None and path.is_dir():
+        raise UserError(f"{path}: is a folder. Give the name of a file in it.")
+    return _place_to_write(path)
+
+
+def folder_to_write(path: Path | None) -> Path | None:
+    """The same for a folder, which may be there already."""
+    if path is not None and path.is_file():
+        raise UserError(f"{path}: is a file. Give the name of a folder.")
+    return _place_to_write(path)
+
+
+def _place_to_write(path: Path | None) -> Path | None:
+    if path is not None:
+        there = next(p for p in path.absolute().parents if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"{path}: nothing can be written in {there}. Choose another path.")
+    return path
+
 
 Model = Annotated[
     str, typer.Argument(help="A run or model folder, an official checkpoint, a shipped name, or a hub id.")
@@ -41,6 +65,7 @@ Budget = Annotated[
 Policy = Annotated[
     str, typer.Option(help="Who gets the budget: deepen (one orbit), restart or luby (new orbits).")
 ]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", callback=file_to_write)]
 Cutoff = Annotated[
     int, typer.Option(help="Segments of an orbit before a new one, luby: of the shortest.", min=1)
 ]

@@ -16,7 +16,9 @@ def report(
     runs: Annotated[
         list[Path], typer.Argument(help="Results of loopscope measure (.zarr), or run folders of train.")
     ],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The page to write.", callback=options.file_to_write)] = Path(
+        "report.html"
+    ),
     model: Annotated[
         list[str] | None,
         typer.Option(help="Model that was measured, one for each result: adds boards segment by segment."),

@@ -43,7 +43,10 @@ def solve(
     policy: options.Policy = "deepen",
     cutoff: options.Cutoff = 16,
     trace: Annotated[bool, typer.Option("--trace", help="Show what every segment changed.")] = False,
-    gif: Annotated[Path | None, typer.Option(help="Write a film of the plain orbit here (.gif).")] = None,
+    gif: Annotated[
+        Path | None,
+        typer.Option(help="Write a film of the plain orbit here (.gif).", callback=options.file_to_write),
+    ] = None,
     growth: Annotated[
         bool, typer.Option("--growth/--no-growth", help="Local growth in the film; large models are slow.")
     ] = True,
@@ -117,7 +120,8 @@ def show(puzzles: PuzzleSet, answers: Any, traced: bool, select: str) -> None:
     if rollouts > 1:
         options.say(f"rollout {answers.rollout[0] + 1} of {rollouts} chosen by {select}")
     ran, calls = int(answers.segments[0].sum()), int(answers.applications[0])
-    options.say(f"{ran} segments, {calls:,} block applications, {answers.seconds:.2g} s", "dim")
+    run = f"{ran} segment" if ran == 1 else f"{ran} segments"
+    options.say(f"{run}, {calls:,} block applications, {answers.seconds:.2g} s", "dim")
 
 
 def write_film(network: Any, puzzles: PuzzleSet, segments: int, growth: bool, gif: Path) -> None:

@@ -23,7 +23,9 @@ def train(
         str | None, typer.Argument(help="A shipped recipe or a yaml file; not with --resume.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make.", callback=options.folder_to_write)
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="One run per seed, as 0,1,2, in OUT/seed0 ...; again to go on.")
