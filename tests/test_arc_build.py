@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from loopscope.tasks.arc.arrays import ArcArrays, _groups, _Legacy, build_arc
 from loopscope.tasks.arc.files import ArcTask, Pair, read_subset, subset_files, subsets_in
 from loopscope.tasks.arc.leakage import leakage
 from loopscope.tasks.arc.versions import Versions, expand_groups, parse_names
+from loopscope.tasks.base import PuzzleSet
 from shared import shared_path
 
 GRID = [[0, 1, 2], [3, 4, 5]]
@@ -113,6 +115,15 @@ def test_versions_of_a_task_do_not_depend_on_other_tasks() -> None:
     rows = together.splits["train"]
     start, stop = rows.puzzle_indices[rows.group_indices[1:3]]
     assert np.array_equal(rows.inputs[start:stop], alone.splits["train"].inputs)
+
+
+def test_the_hash_of_a_set_tells_which_versions_are_drawn() -> None:
+    blank = np.zeros((1, 900), np.uint8)
+    names = [small_set(augmentations=5, seed=seed).identifiers for seed in (1, 1, 2)]
+    tasks = [Arc(parse_names(found).versions) for found in names]
+    first, again, other = (PuzzleSet(task, blank, blank, np.array([3], np.int32)) for task in tasks)
+    assert first.content_hash == again.content_hash != other.content_hash
+    assert replace(first, puzzle_ids=np.array([4], np.int32)).content_hash != first.content_hash
 
 
 def test_rows_made_when_drawn_are_the_baked_ones() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from loopscope.evaluation.auc import resampled_counts
 from loopscope.evaluation.confidence import risk_coverage, selection_value, surest_scores
-from loopscope.evaluation.intervals import wilson
+from loopscope.evaluation.intervals import clopper_pearson, wilson
 
 
 def test_risk_by_hand() -> None:
@@ -57,6 +57,9 @@ def test_a_perfect_choice_leaves_a_gap_of_zero_with_a_bound() -> None:
     correct = np.random.default_rng(0).random((40, 5)) < 0.5
     found = selection_value(correct.astype(float), correct)
     assert found.auc.value == 1
+    assert found.auc.low == pytest.approx(clopper_pearson(found.mixed, found.mixed).low)
+    one = selection_value(np.array([[1.0, 0.0]]), np.array([[True, False]]))
+    assert (one.auc.low, one.auc.high, one.auc.n) == (pytest.approx(0.025), 1, 1)  # not certain
     assert found.gap.value == 0
     assert 0 < found.gap.high < 0.1
     nobody = selection_value(np.zeros((4, 2)), np.zeros((4, 2), bool))

@@ -83,6 +83,13 @@ def test_stablemax_cross_entropy_of_bfloat16_logits(ops: Mapping[str, np.ndarray
     close(cell_cross_entropy(logits, tensor(ops, "ce/labels")), ops["ce/stablemax_bf16_logits"], 1e-12)
 
 
+def test_stablemax_gradient_at_zero_is_the_official_one() -> None:
+    ours, official = (torch.tensor([-1.0, 0.0, 0.5], requires_grad=True) for _ in range(2))
+    stablemax(ours).sum().backward()
+    torch.where(official < 0, 1 / (1 - official + 1e-30), official + 1).sum().backward()
+    assert torch.equal(ours.grad, official.grad)
+
+
 def test_stablemax_gradient_is_finite_at_one() -> None:
     """The textbook form with `where` divides by 1 - x + 1e-30 in its unused branch and gives NaN there."""
     x = torch.ones(3, requires_grad=True)

@@ -126,9 +126,16 @@ def test_difference_is_paired() -> None:
     assert found.value == pytest.approx(expected)
     alone = [auc(s, positive, resamples=1000) for s in (score, other)]
     assert found.high - found.low < 0.5 * (alone[0].high - alone[0].low)
-    same = auc_difference(score, 3 * score + 1, positive, resamples=50)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
     assert math.isnan(auc_difference(score, other, np.ones(200, bool)).value)
+
+
+def test_a_difference_that_no_sample_shows_is_not_certain() -> None:
+    perfect, positive = -np.arange(20.0), np.arange(20) < 8
+    found = auc_difference(perfect, 2 * perfect, positive, resamples=50)
+    room = clopper_pearson(0, 8).high  # none of eight pairs changes, in either direction
+    assert (found.value, found.low, found.high) == pytest.approx((0, -room, room))
+    opposite = auc_difference(perfect, -perfect, positive, resamples=50)
+    assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-1, -1, room - 1))
 
 
 # -- matched and within

@@ -21,6 +21,7 @@ from loopscope.models import build_model
 from loopscope.models.layers import SwiGLU, by_columns, swiglu_width
 from loopscope.tasks import write_puzzles
 from loopscope.tasks.base import PuzzleSet
+from loopscope.tasks.build import Options, build_sudoku
 from loopscope.tasks.sudoku import Sudoku
 from loopscope.tasks.sudoku.generate import generate
 from loopscope.training import checkpoint, loop, plan, setup, train
@@ -166,6 +167,18 @@ def test_easy_puzzles_alone(puzzles: PuzzleSet, tmp_path: Path) -> None:
     write_puzzles(rated[np.arange(len(puzzles)) % 7 > 3], tmp_path / "hard.csv")
     with pytest.raises(UserError, match=r"no puzzle of hard\.csv is that easy"):
         setup.training_puzzles(DataSettings(path=str(tmp_path / "hard.csv"), max_difficulty=2))
+
+
+def test_easy_puzzles_with_all_their_versions(puzzles: PuzzleSet, tmp_path: Path) -> None:
+    """The rows of a folder are versions: its groups are chosen, not its rows."""
+    rated = replace(puzzles, facts={"rating": np.where(np.arange(len(puzzles)) == 3, 0, 9)})
+    write_puzzles(rated, tmp_path / "train.csv")
+    build_sudoku([str(tmp_path / "train.csv")], tmp_path / "set", options=Options(augmentations=2))
+    easy = setup.training_puzzles(DataSettings(path=str(tmp_path / "set"), max_difficulty=0))
+    groups = easy.groups
+    assert len(groups) == 1
+    rows = np.concatenate([np.arange(*ends) for ends in zip(groups.first, groups.stop, strict=True)])
+    assert easy.facts["rating"][rows].tolist() == [0, 0, 0]
 
 
 def test_puzzles_without_answers(puzzles: PuzzleSet) -> None:

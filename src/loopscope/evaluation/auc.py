@@ -146,7 +146,7 @@ def stratified(
     value = float(wins.sum() / pairs.sum())
     disjoint = int(np.minimum(*sizes).sum())
     if value in (0, 1) or disjoint < FEW:
-        low, high = _of_pairs(value, disjoint)
+        low, high = interval_of_pairs(value, disjoint)
     else:
         samples = [
             pair_counts(rank, positive, strata(drawn), drawn, len(names))
@@ -166,6 +166,9 @@ def auc_difference(
 ) -> Estimate:
     """AUC of the second score minus that of the first; both see the same bootstrap samples.
 
+    Where all samples give the same (both scores perfect, say), the ends are what m disjoint pairs without
+    a change still allow, m the size of the smaller class: 1 - .025^(1/m) on either side.
+
     Args:
         first, second: two scores of the same puzzles, no NaN.
         positive: the label; with an empty class everything is NaN.
@@ -184,7 +187,11 @@ def auc_difference(
     steps = samples[:, 1] - samples[:, 0]
     low, high = np.nanquantile(steps, [0.025, 0.975])
     before, after = areas(np.ones(n, int))
-    return Estimate(after - before, float(low), float(high), n)
+    value = after - before
+    if low == high:
+        room = interval_of_pairs(0.0, int(min(positive.sum(), (~positive).sum())))[1]
+        low, high = max(value - room, -1), min(value + room, 1)
+    return Estimate(value, float(low), float(high), n)
 
 
 def dense_rank(score: Float[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
@@ -228,7 +235,7 @@ def _ends(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _of_pairs(value: float, pairs: int) -> tuple[float, float]:
+def interval_of_pairs(value: float, pairs: int) -> tuple[float, float]:
     """Interval of Clopper and Pearson for a share of disjoint pairs; the count need not be whole."""
     agree, differ = value * pairs, (1 - value) * pairs
     low = float(beta.ppf(0.025, agree, differ + 1)) if agree else 0.0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from loopscope.evaluation.auc import dense_rank, pair_counts, resampled_counts
+from loopscope.evaluation.auc import FEW, dense_rank, interval_of_pairs, pair_counts, resampled_counts
 from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 
 COVERAGES = (50, 80)  # percent of the puzzles that are answered
@@ -100,7 +100,8 @@ class Selection:
 
     Attributes:
         auc: P(a right rollout is surer than a wrong one of the same puzzle), ties half; pairs pooled over
-            the puzzles that have both, bootstrap over puzzles; NaN without such puzzles.
+            the puzzles that have both, bootstrap over puzzles (of fewer than 10, and where all pairs are
+            ordered alike: Clopper and Pearson, as `auc`); NaN without such puzzles.
         random: share right of one rollout at random.
         chosen: share right of the surest.
         oracle: share of puzzles with any right rollout.
@@ -157,10 +158,13 @@ def _auc_within_puzzles(sure: np.ndarray, correct: np.ndarray, resamples: int, s
     rank = (sure[:, :, None] > sure[:, None]).sum(axis=2)  # within the puzzle
     puzzle, once = np.repeat(np.arange(n), K), np.ones(n * K, int)
     wins, pairs = pair_counts(rank.ravel(), correct.ravel(), puzzle, once, n)
+    value = float(wins.sum() / pairs.sum())
+    if value in (0, 1) or n < FEW:
+        return Estimate(value, *interval_of_pairs(value, n), n)
     draws = resampled_counts(n, resamples, seed)
     areas = [(wins @ drawn) / (pairs @ drawn) for drawn in draws]
     low, high = np.quantile(areas, [0.025, 0.975])
-    return Estimate(float(wins.sum() / pairs.sum()), float(low), float(high), n)
+    return Estimate(value, float(low), float(high), n)
 
 
 def _wrong_among_surest(group: np.ndarray, wrong: np.ndarray, drawn: np.ndarray) -> Float[np.ndarray, " B"]:

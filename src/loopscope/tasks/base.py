@@ -114,9 +114,14 @@ class PuzzleSet:
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 over task name, inputs, labels and groups: sets with equal hashes hold equal puzzles."""
+        """sha256 over task name, inputs, labels, identifiers, the versions they name (ARC) and groups.
+
+        Sets with equal hashes hold equal puzzles.
+        """
+        versions = getattr(self.task, "versions", None) or ()
         g = self.groups
-        arrays = [self.inputs, self.labels] + ([] if g is None else [g.first, g.stop, g.ids, g.starts])
+        grouped = () if g is None else (g.first, g.stop, g.ids, g.starts)
+        arrays = (self.inputs, self.labels, self.puzzle_ids, *versions, *grouped)
         kept = (np.ascontiguousarray(a).tobytes() for a in arrays if a is not None)
         return sha256(self.task.name.encode(), *kept)
 

@@ -19,7 +19,7 @@ from loopscope.tasks.base import IGNORE
 
 def stablemax(x: Tensor) -> Tensor:
     """s(x), written without `where`: that form has NaN gradients at x = 1 in float32."""
-    return 1 / (1 - x.clamp(max=0) + 1e-30) + x.clamp(min=0)
+    return 1 / (1 - x.clamp(max=0) + 1e-30) + F.relu(x)  # gradient 1 at 0: relu has 0 there, clamp 1
 
 
 def log_stablemax(x: Float[Tensor, "... V"]) -> Float[Tensor, "... V"]:

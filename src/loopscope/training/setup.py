@@ -51,7 +51,9 @@ def training_puzzles(data: DataSettings) -> PuzzleSet:
 def _easy_enough(puzzles: PuzzleSet, most: int) -> PuzzleSet:
     if "rating" not in puzzles.facts:
         raise UserError(f"{puzzles.name}: no ratings to select by. Leave out data.max_difficulty.")
-    kept = np.flatnonzero(puzzles.facts["rating"] <= most)
+    groups = groups_of(puzzles)
+    first_rows = groups.first[groups.starts[:-1]]  # versions of a puzzle have its rating
+    kept = np.flatnonzero(puzzles.facts["rating"][first_rows] <= most)
     if not len(kept):
         raise UserError(f"data.max_difficulty={most}: no puzzle of {puzzles.name} is that easy. Raise it.")
     return puzzles.only_groups(kept)
