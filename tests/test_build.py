@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopscope.errors import UserError
+from loopscope.models.folder import save_model
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.build import Options, build_arc, build_maze, build_puzzles, build_sudoku
 from loopscope.tasks.storage.folder import check_rules, read_folder
@@ -25,6 +26,7 @@ from loopscope.tasks.storage.layout import names, read_manifest
 from loopscope.tasks.sudoku.generate import generate
 from shared import shared_path
 from small_sets import files_of, mazes, sudokus
+from tiny import tiny_model
 
 BUILDERS = {"sudoku": build_sudoku, "maze": build_maze}
 RECORDED = {  # fixture -> source, and the options it was recorded with
@@ -399,6 +401,19 @@ def test_without_network_or_package_one_line_says_what_to_do(tmp_path: Path, mon
 
 
 # -- the real files
+
+
+def test_the_folder_one_is_in_is_not_replaced(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here" / "below"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for out in (Path("."), Path(".."), here):
+        with pytest.raises(UserError, match=r"is the folder you are in\. Name a new one"):
+            build(source, out)
+        with pytest.raises(UserError, match=r"is the folder you are in\. Name a new one"):
+            save_model(tiny_model(), out)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from checkpoints import FOLDER, SMALL, command, same_weights
+from loopscope.config import load_recipe
 from loopscope.models import build_model
 from loopscope.models.card import card, compact, describe, published
 from loopscope.models.folder import save_model
@@ -60,12 +61,24 @@ def test_card_tells_what_was_recorded(tmp_path: Path) -> None:
         "after 7 steps (2 minutes)",
         "rows.csv.gz; 400 held out",
         "lr 0.001, batch_size 64, seed 3",
-        "loopscope train mine train.seed=3",
+        "All settings are under `recipe` in `config.json`.",
         "difficulty up to 9 only",
         "boards of 16 cells and 6 tokens",
     ):
         assert words in text, text
     assert "/home/me" not in text
+
+
+def test_card_repeats_a_shipped_recipe_with_what_was_changed() -> None:
+    changed = ["train.lr=0.5", "train.steps=3", "train.init_from=/home/me/first"]
+    changed += ["data.path=[/home/me/a b.csv]", "data.generate=null"]
+    recipe = load_recipe("sudoku6-cpu", changed).model_dump()
+    recipe["model"]["seq_len"] = 36  # as the puzzles decide
+    text = card(build_model(SMALL, seed=0), {"recipe": recipe})
+    words = "data.path=DIR train.steps=3 train.lr=0.5 train.init_from=first data.generate=null"
+    assert f"```\nloopscope train sudoku6-cpu {words} --out RUN\n```" in text
+    plain = {"recipe": load_recipe("sudoku6-cpu").model_dump()}
+    assert "```\nloopscope train sudoku6-cpu --out RUN\n```" in card(build_model(SMALL, seed=0), plain)
 
 
 def test_card_without_records_says_so() -> None:

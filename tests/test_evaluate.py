@@ -131,10 +131,17 @@ def test_dtype_of_the_record_is_the_one_computed_in():
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_mistakes_are_one_line(restarts):
     model, puzzles = tiny_model(), tiny_puzzles(2)
+    table = tiny_model(puzzle_emb_ndim=16, num_puzzle_identifiers=3)
+
+    def numbered(ids):
+        return dataclasses.replace(puzzles, puzzle_ids=np.array(ids, np.int32))
+
     cases = [
         (model, dataclasses.replace(puzzles, labels=None), {}, "no answers"),
         (model, puzzles[:0], {}, "no puzzles"),
         (tiny_model(seq_len=9, vocab_size=7), puzzles, {}, "made for 9 and 7"),
+        (table, numbered([0, 3]), {}, "from 0 to 3, but the table of the model has the rows 0 to 2"),
+        (table, numbered([-1, 2]), {}, "identifiers from -1 to 2, but"),
         (model, puzzles, {"segments": 0}, "expected positive numbers"),
         (model, puzzles, {"segments": []}, "expected positive numbers"),
         (model, puzzles, {"batch_size": 0}, "batch_size=0"),

@@ -36,6 +36,13 @@ def test_written_official_checkpoint_equals_the_recorded_one(tmp_path: Path, nam
     assert same_weights(back, model)
 
 
+def test_an_architecture_of_ours_has_no_official_format(tmp_path: Path) -> None:
+    model = load_model("sudoku9-equivariant")
+    model.settings = model.settings.model_copy(update={"random_init": False})
+    one_line(lambda: save_official(model, tmp_path / "out"), "trm-equivariant: the official code has none")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("arch", ["trm", "trm-singlez", "hrm", "transformer"])
 def test_every_architecture_survives_the_official_format(tmp_path: Path, arch: str) -> None:
     """Sizes of 6x6 Sudoku: neither tensors nor official keys tell 36 cells."""

@@ -205,6 +205,8 @@ def test_scores_of_a_run(tmp_path: Path) -> None:
         {"kind": "train", "step": 3, "minutes": 1.0, "loss": 2.0, "lr": 1e-4, "halted": 0, "accuracy": None},
         {"kind": "eval", "step": 4, "minutes": 1.0, "exact_accuracy": 0.25, "n": 9},
         {"kind": "eval", "step": 6, "minutes": 1.0, "exact_accuracy": 0.5, "n": 9},
+        {"kind": "eval", "step": 7, "minutes": 1.0, "exact_accuracy": None, "n": 9},
+        {"kind": "eval", "step": 7, "minutes": 1.0, "a_score": 1.0},
         {"kind": "eval", "step": 8, "minutes": 1.0, "exact_accuracy": 0.375, "n": 9},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -19,7 +19,8 @@ from loopscope.evaluation.intervals import (
     mean_of_runs,
     wilson,
 )
-from loopscope.evaluation.metrics import by_difficulty, clustered_scores, grade, quarters, summary
+from loopscope.evaluation.metrics import by_difficulty, clustered_scores,
+    scores, grade, quarters, summary
 from loopscope.tasks import Arc, Maze, PuzzleSet, Sudoku
 from tiny import Readout, tiny_model, tiny_puzzles
 
@@ -271,6 +272,13 @@ def test_clustered_scores_by_hand():
         "cell_accuracy": (0.5, 2),
         "halt_accuracy": (pytest.approx(2 / 3), 2),
     }
+
+
+def test_a_halt_logit_that_is_no_number_is_not_right():
+    exact, logit = np.array([True, False, False]), np.array([np.nan, np.nan, -1.0])
+    assert scores(np.ones(3), exact, logit)["halt_accuracy"].value == pytest.approx(1 / 3)
+    columns = {"cell_accuracy": np.ones(3), "exact": exact, "halt_logit": logit}
+    assert clustered_scores(columns, np.arange(3))["halt_accuracy"].value == pytest.approx(1 / 3)
 
 
 def test_mean_of_runs_equals_scipy():

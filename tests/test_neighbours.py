@@ -11,8 +11,9 @@ from loopscope.errors import UserError
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.build import Options, build_maze, build_sudoku
 from loopscope.tasks.overlap import overlap
-from loopscope.tasks.sudoku.neighbours import BANDS, neighbours
+from loopscope.tasks.sudoku.neighbours import BANDS, families, neighbours
 from loopscope.tasks.sudoku.solver import solve
+from loopscope.training.stream import split_validation
 from small_sets import files_of, mazes, sudokus
 from test_sudoku_solver import count_plainly
 
@@ -64,6 +65,18 @@ def test_nothing_twice_up_to_symmetry(hard, of_hard):
     assert not set(forms) & set(hard.task.canonical(hard.inputs, hard.labels))
 
 
+def test_each_tells_whose_neighbour_it_is(hard):
+    """Two moves away at most, where the two generations lead."""
+    few = hard[:6]
+    new = neighbours(few, 2, rng())
+    keys = families(few.inputs)
+    assert len(set(keys)) == 6
+    assert (families(hard.inputs)[:6] == keys).all()
+    for row, family in zip(new.inputs, new.facts["family"], strict=True):
+        (ancestor,) = few.inputs[keys == family]
+        assert (row != ancestor).sum() <= 4
+
+
 def test_same_state_same_puzzles(hard, of_hard):
     again, other = neighbours(hard, 1, rng()), neighbours(hard, 1, np.random.default_rng(6))
     assert again.inputs.tobytes() == of_hard.inputs.tobytes()
@@ -85,6 +98,9 @@ def test_a_folder_with_neighbours_holds_no_test_puzzle(tmp_path: Path):
     count = plain["counts"]["train"]["groups"]
     assert count == len(folder) > 8
     assert (folder.inputs[:8] == source.inputs).all()
+    train, held_out = split_validation(folder, 3, seed=0)
+    assert (len(held_out), set(train.facts["family"]) & set(held_out.facts["family"])) == (3, set())
+    assert (held_out.inputs[:, None] == source.inputs).all(2).any(1).all()  # the source, not its neighbours
 
     write_puzzles(folder[8:11], tmp_path / "test.csv")
     options = Options(neighbours=1)

@@ -98,4 +98,12 @@ def test_puzzles_beside_a_model_come_from_disk_and_hub(
     assert asked == [files]
     assert fetched.content_hash == puzzles_beside(source / "hrm_sudoku").content_hash
     one_line(lambda: puzzles_beside(tmp_path / "repo" / "data"), "Name a puzzle file")
+    labels, model = tmp_path / "repo" / "data" / "sudoku_test_labels.npy", tmp_path / "repo" / "trm_sudoku"
+    right = np.load(labels).astype(int)
+    np.save(labels, np.where(right == 2, -100, right))  # not supervised, as a batch says it
+    assert not puzzles_beside(model).labels[right == 2].any()
+    np.save(labels, right + 250)
+    one_line(lambda: puzzles_beside(model), "labels.npy: tokens from 252 to 260, expected 0 to 10")
+    np.save(labels, right[:-1])
+    one_line(lambda: puzzles_beside(model), "do not go together. Fetch the files again.")
     one_line(lambda: puzzles_beside("nowhere"), "nowhere", "no hub id")

@@ -12,6 +12,8 @@ from loopscope.errors import UserError
 from loopscope.evaluation.selection import choose
 from loopscope.evaluation.solve import solve
 from loopscope.evaluation.starts import perturbed_start
+from loopscope.tasks import PuzzleSet
+from loopscope.tasks.arc import Arc
 from tiny import Approach, Pair, tiny_model, tiny_puzzles
 
 A, B, C = [1, 2], [2, 1], [2, 2]
@@ -152,6 +154,13 @@ def test_labels_are_not_looked_at():
 def test_mistakes(arguments, message):
     with pytest.raises(UserError, match=message):
         solve(tiny_model(), tiny_puzzles(1), **arguments)
+
+
+def test_arc_answers_cannot_be_verified():
+    blank = np.ones((1, 900), np.uint8)
+    tasks = PuzzleSet(Arc(), blank, None, np.zeros(1, np.int32), name="arc")
+    with pytest.raises(UserError, match=r"select=verified: arc-30x30 has no rules to go by\. Choose another"):
+        solve(tiny_model(seq_len=900, vocab_size=12), tasks, restarts=2, select="verified")
 
 
 # -- perturbed starts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -123,6 +125,17 @@ def test_a_repeated_puzzle_is_never_on_both_sides() -> None:
     shared = {row.tobytes() for row in train.inputs} & {row.tobytes() for row in held_out.inputs}
     assert not shared
     assert len(train) < 70
+
+
+def test_neighbours_of_held_out_puzzles_are_not_trained_on() -> None:
+    puzzles = numbered(60)
+    family = np.tile(np.arange(20) + 7, 3)  # 20 puzzles, then two neighbours of each
+    train, held_out = split_validation(replace(puzzles, facts={"family": family}), 5, seed=0)
+    assert (len(train), len(held_out)) == (45, 5)
+    assert held_out.puzzle_ids.max() < 20
+    assert not set(train.facts["family"]) & set(held_out.facts["family"])
+    kept, most = split_validation(replace(puzzles, facts={"family": family}), 60, seed=0)
+    assert (len(kept), len(most)) == (0, 20)
 
 
 def test_step_generators_differ() -> None:

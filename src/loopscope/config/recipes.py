@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from loopscope.config.mistakes import validated
 from loopscope.config.settings import Recipe
 from loopscope.errors import UserError
 from loopscope.registry import did_you_mean
+
+DECIDED = (  # by the puzzles, the model to start from, or the machine
+    *("model.seq_len", "model.vocab_size", "model.num_puzzle_identifiers"),
+    *("train.init_hash", "train.log_to", "train.max_minutes", "data.path"),
+)
 
 
 def recipe_names() -> list[str]:
@@ -37,6 +43,27 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _apply_override(values, override)
     values.setdefault("name", Path(name).stem)
     return validated(Recipe, values, "" if overrides else name)
+
+
+def overrides_of(recipe: Mapping[str, Any]) -> list[str]:
+    """The overrides that turn the shipped recipe of that name into this one, as they are typed.
+
+    What the puzzles decide is left out, and so is their place.
+
+    Args:
+        recipe: the values of a `Recipe` whose name is one of `recipe_names()`; sections may be missing.
+    """
+    shipped = load_recipe(recipe["name"]).model_dump()
+    return [
+        f"{section}.{key}={_typed(value)}"
+        for section in ("model", "train", "data")
+        for key, value in recipe.get(section, {}).items()
+        if f"{section}.{key}" not in DECIDED and value != shipped[section].get(key)
+    ]
+
+
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _read_recipe(name: str) -> dict[str, Any]:

@@ -101,8 +101,13 @@ def scores(
     return {
         "exact_accuracy": wilson(int(exact.sum()), n),
         "cell_accuracy": mean_share(accuracy, resamples=RESAMPLES),
-        "halt_accuracy": wilson(int(((halt_logit >= 0) == exact).sum()), n),
+        "halt_accuracy": wilson(int(halt_right(halt_logit, exact).sum()), n),
     }
+
+
+def halt_right(halt_logit: Float[np.ndarray, " N"], exact: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Whether the halt logit says of each answer what it is; one that is no number says nothing."""
+    return ((halt_logit >= 0) == exact) & ~np.isnan(halt_logit)
 
 
 def clustered_scores(
@@ -117,7 +122,7 @@ def clustered_scores(
     rows = {
         "exact_accuracy": exact.astype(float),
         "cell_accuracy": columns["cell_accuracy"],
-        "halt_accuracy": ((columns["halt_logit"] >= 0) == exact).astype(float),
+        "halt_accuracy": halt_right(columns["halt_logit"], exact).astype(float),
     }
     where = cluster[counted]
     return {name: clustered_mean(row[counted], where, resamples=RESAMPLES) for name, row in rows.items()}

@@ -115,8 +115,8 @@ def solve(
         trace: keep the answer after every segment of the plain orbit.
         progress: show a progress bar.
     Raises:
-        UserError: unknown rule, a number out of range, puzzles of another size than the model's, or a task
-            without so many views.
+        UserError: unknown rule, a number out of range, puzzles of another size than the model's, a task
+            without so many views, or "verified" for one whose rules are not known (ARC).
     """
     began = time.perf_counter()
     levers = Levers(segments, restarts, noise, start, segment_noise, views, stop, select, seed)
@@ -124,6 +124,8 @@ def solve(
     check_numbers(batch_size, seed)
     for one in models:
         check_fits(one, puzzles)
+    if select == "verified" and not getattr(puzzles.task, "rules_known", True):
+        raise UserError(f"select=verified: {puzzles.task.name} has no rules to go by. Choose another.")
     shown = draw_views(puzzles.task, views, seed, first + np.arange(len(puzzles))) if views > 1 else None
     jobs = all_jobs(len(puzzles), levers, first)
     kept = Trace.empty(len(puzzles), segments, puzzles.task.seq_len) if trace else None

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loopscope.config import overrides_of, recipe_names
 from loopscope.models.recursion import RecursiveModel
 
 SHOWN_FACTS = (
@@ -156,9 +158,22 @@ def _training(facts: Facts) -> list[str]:
     told = ", ".join(f"{key} {train[key]}" for key in TRAINING if train.get(key) is not None)
     lines += [f"- {told}"] if told else []
     if recipe:
-        repeat = f"loopscope train {recipe.get('name')} train.seed={recipe['train']['seed']} --out RUN"
-        lines += ["", "Repeat it with", "", "```", repeat, "```"]
+        lines += ["", *_repeat(recipe)]
     return lines if len(lines) > 2 else [*lines, "Not recorded."]
+
+
+def _repeat(recipe: Facts) -> list[str]:
+    if recipe.get("name") not in recipe_names():
+        return ["All settings are under `recipe` in `config.json`."]
+    puzzles = ["data.path=DIR"] if recipe.get("data", {}).get("path") else []
+    words = [
+        "loopscope train",
+        recipe["name"],
+        *puzzles,
+        *map(shlex.quote, overrides_of(published(recipe))),
+        "--out RUN",
+    ]
+    return ["Repeat it with", "", "```", " ".join(words), "```"]
 
 
 def _data(data: Facts) -> str:

@@ -47,9 +47,11 @@ def save_model(
             None takes what the model itself knows (`model.facts`).
         scores: evaluations for the card, as `Evaluation.to_dict` writes them.
     Raises:
-        UserError: `path` is a folder with something else in it.
+        UserError: `path` is a folder with something else in it, or the folder one is in.
     """
     path = Path(path)
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"{path}: is the folder you are in. Name a new one.")
     if path.exists() and not (path / CONFIG).is_file() and (path.is_file() or any(path.iterdir())):
         raise UserError(f"{path}: exists and is not a model folder. Choose a new name.")
     facts = {k: v for k, v in (model.facts if facts is None else facts).items() if k not in OF_THE_PLACE}

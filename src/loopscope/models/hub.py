@@ -10,9 +10,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from loopscope.errors import UserError
 from loopscope.models.official import FILES, step_of
 from loopscope.tasks import PuzzleSet
+from loopscope.tasks.base import IGNORE, PAD
 from loopscope.tasks.storage.folder import task_named
 from loopscope.tasks.storage.layout import load_array
 
@@ -94,6 +97,14 @@ def puzzles_beside(source: str | Path, limit: int | None = None) -> PuzzleSet:
         for kind, axes in (("inputs", 2), ("labels", 2), ("pid", 1))
     )
     board, name = task_named(task, tokens.shape[1]), f"{path.parent.name}/{task}_test"
+    labels = np.where(labels == IGNORE, PAD, labels)
+    if tokens.shape != labels.shape or len(ids) != len(tokens):
+        sizes = f"inputs {tokens.shape}, labels {labels.shape}, pid {ids.shape}"
+        raise UserError(f"{data}/{task}_test: {sizes} do not go together. Fetch the files again.")
+    for kind, found in (("inputs", tokens), ("labels", labels)):
+        if found.min() < 0 or found.max() >= board.vocab_size:
+            told = f"tokens from {found.min()} to {found.max()}, expected 0 to {board.vocab_size - 1}"
+            raise UserError(f"{data}/{task}_test_{kind}.npy: {told}. Fetch the file again.")
     return PuzzleSet(board, tokens.astype("u1"), labels.astype("u1"), ids.astype("i4"), name=name)
 
 

@@ -307,8 +307,11 @@ def save_official(model: RecursiveModel, path: str | Path, prefix: str | None = 
     Returns:
         The weights file.
     Raises:
-        UserError: the model has a setting that the official code lacks, or no such prefix exists.
+        UserError: the model has an architecture or setting that the official code lacks, or no such
+            prefix exists.
     """
+    if (arch := model.settings.arch) not in NAMES:
+        raise UserError(f"arch={arch}: the official code has none. Keep the model in our own format.")
     prefix = model.facts.get("prefix") or PREFIX if prefix is None else prefix
     if strip_prefix({f"{prefix}{HEAD}": model.lm_head.weight}).keys() != {HEAD}:
         raise UserError(f"prefix {prefix}: no wrapper of the official code. Use {PREFIX} or model.inner.")

@@ -121,7 +121,8 @@ class PuzzleSet:
         versions = getattr(self.task, "versions", None) or ()
         g = self.groups
         grouped = () if g is None else (g.first, g.stop, g.ids, g.starts)
-        arrays = (self.inputs, self.labels, self.puzzle_ids, *versions, *grouped)
+        ids = (self.puzzle_ids,) if self.puzzle_ids.any() else ()  # only ARC has any
+        arrays = (self.inputs, self.labels, *grouped, *ids, *versions)
         kept = (np.ascontiguousarray(a).tobytes() for a in arrays if a is not None)
         return sha256(self.task.name.encode(), *kept)
 
@@ -192,9 +193,15 @@ class Task(Protocol):
 TASKS: Registry[Callable[[int], Task]] = Registry("task")
 
 
+def families(inputs: np.ndarray) -> np.ndarray:
+    """A number for each puzzle as the founder of a family, of the sha256 of its tokens, (N,) int64."""
+    return np.array([int(sha256(row.tobytes())[:15], 16) for row in inputs], np.int64)
+
+
 def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
     """Several sets of one task as one, group after group; facts that only some of them have are left out.
 
+    The fact `family` is kept: puzzles of a set without it found their own.
     One set alone is handed back as it is, memory-mapped.
 
     Raises:
@@ -211,6 +218,8 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
         raise UserError(
             f"{names}: each numbers its puzzles from 1, so identifiers clash. Build one folder of all."
         )
+    if any("family" in s.facts for s in sets):
+        sets = [s if "family" in s.facts else _founders(s) for s in sets]
     shared = set.intersection(*(set(s.facts) for s in sets))
     labelled = all(s.labels is not None for s in sets)
     return PuzzleSet(
@@ -222,6 +231,10 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
         " + ".join(s.name for s in sets),
         _joined_groups(sets),
     )
+
+
+def _founders(puzzles: PuzzleSet) -> PuzzleSet:
+    return replace(puzzles, facts={**puzzles.facts, "family": families(puzzles.inputs)})
 
 
 def _joined_groups(sets: Sequence[PuzzleSet]) -> Groups | None:

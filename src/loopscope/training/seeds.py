@@ -75,8 +75,9 @@ def last_scores(run: Path) -> dict[str, float | int]:
     for kind, prefix in kinds.items():
         last: Mapping[str, Any] = next((line for line in reversed(lines) if line["kind"] == kind), {})
         found |= {prefix + k: v for k, v in last.items() if k not in NOT_SCORES and v is not None}
-    exact = [(line["exact_accuracy"], -line["step"]) for line in lines if line["kind"] == "eval"]
-    if exact:
+    evaluated = [line for line in lines if line["kind"] == "eval"]
+    exact = [(line["exact_accuracy"], -line["step"]) for line in evaluated if "exact_accuracy" in line]
+    if exact := [(accuracy, step) for accuracy, step in exact if accuracy is not None]:
         best, step = max(exact)
         found |= {"best_exact_accuracy": best, "best_step": -step}
     return found

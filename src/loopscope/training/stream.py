@@ -90,13 +90,17 @@ def split_validation(puzzles: PuzzleSet, count: int, seed: int) -> tuple[PuzzleS
     A group of single examples is held out whole. Of one with several (ARC) only the last example is, in
     all its versions: its identifier has to be learnt from the others. Validation takes the source, not
     the versions. Training groups whose source repeats a held-out example are left out, so that the two
-    share no puzzle. Where a set has groups no row is copied: the training set has the same rows and
-    fewer or shorter ranges.
+    share no puzzle; symmetric copies are not looked for (`loopscope data overlap` finds them). Neighbours
+    share much with the puzzle they were made of, often its solution: where the fact `family` tells whose
+    they are, only first members are held out, and all others of their families are left out, too. Where a
+    set has groups no row is copied: the training set has the same rows and fewer or shorter ranges.
     """
     groups = groups_of(puzzles)
-    order = np.random.default_rng([seed, SPLIT]).permutation(len(groups))
-    held_out, rest = np.sort(order[:count]), np.sort(order[count:])
     source = groups.starts[:-1]
+    order = np.random.default_rng([seed, SPLIT]).permutation(len(groups))
+    family = puzzles.facts.get("family", np.arange(len(puzzles)))[groups.first[source]]
+    held_out = np.sort(order[np.isin(order, np.unique(family, return_index=True)[1])][:count])
+    rest = np.flatnonzero(~np.isin(family, family[held_out]))
     first, stop = groups.first[source], groups.stop[source]
     several = held_out[stop[held_out] - first[held_out] > 1]
     rows = np.sort(stop[held_out] - 1)

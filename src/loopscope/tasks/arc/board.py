@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
@@ -63,6 +64,7 @@ class Arc:
     """
 
     versions: Versions | None = field(default=None, compare=False, repr=False)
+    rules_known: ClassVar[bool] = False  # the rule is what the solver has to find
     untranslated: float = 0.25
 
     @property

@@ -31,7 +31,7 @@ from loopscope.tasks.sudoku import Sudoku
 
 SUBSET, VERSIONS = range(2)  # what a random stream is for: the second word of its seed
 ROWS_AT_ONCE = 1 << 16
-KEPT_FACTS = ("rating", "source")  # facts that the arrays do not tell
+KEPT_FACTS = ("rating", "source", "family")  # facts that the arrays do not tell
 TRM = "trm"
 log = logging.getLogger("loopscope")
 

@@ -63,9 +63,12 @@ def check_target(out: str | Path, overwrite: bool = False) -> None:
     """Refuse a folder that must not be replaced; call it before long work.
 
     Raises:
-        UserError: `out` exists, and `overwrite` is off or the folder was not written by us.
+        UserError: `out` exists, and `overwrite` is off or the folder was not written by us; or it is the
+            folder one is in.
     """
     out = Path(out)
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out}: is the folder you are in. Name a new one.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     ours = (out / MANIFEST).is_file() and (out / IDENTIFIERS).is_file()

@@ -1,8 +1,9 @@
 """New puzzles from old ones: a given moved elsewhere, the solution still the only one, as hard as before.
 
 Collections of hard Sudoku are made this way: from one hard puzzle to the next, and on from there. What comes
-out is no symmetric copy: the solution changes with the givens, so a network that is blind to symmetries
-by construction gets from this what others get from augmentation.
+out is no symmetric copy, so a network that is blind to symmetries by construction gets from this what others
+get from augmentation. But it is no independent puzzle either: four in ten first neighbours have the very
+solution of their parent. The fact `family` tells which descend from the same puzzle.
 
 Most neighbours of a hard puzzle are easy. So every generation keeps of each band of the rating as large a
 share as the source has there, and only as many puzzles in all as the scarcest band allows. Importing this
@@ -16,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
-from loopscope.tasks.base import BLANK, PuzzleSet
+from loopscope.tasks.base import BLANK, PuzzleSet, families
 from loopscope.tasks.overlap import overlap, repeats
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 from loopscope.tasks.sudoku.solver import solve
@@ -42,8 +43,9 @@ def neighbours(
         rng: same state, same puzzles, byte for byte.
         progress: show a bar.
     Returns:
-        Puzzles with labels and the facts `source`, `givens`, and `rating` (guesses of our solver); none
-        equals another or one of `puzzles` up to symmetry.
+        Puzzles with labels and the facts `source`, `givens`, `rating` (guesses of our solver) and `family`
+        (see `families`, of the puzzle it descends from); none equals another or one of `puzzles` up to
+        symmetry.
     Raises:
         UserError: no moved given leads to puzzles as hard as the source.
     """
@@ -51,25 +53,28 @@ def neighbours(
     assert isinstance(task, Sudoku)
     origin = np.ascontiguousarray(puzzles.inputs, np.uint8)
     wanted = np.bincount(_band(_rating(task, origin)), minlength=len(BANDS) - 1) / len(origin)
-    made, parents = [], origin
+    made, parents, family = [], origin, families(origin)
+    of_made = []
     form = "neighbours {percentage:.0f} %|{bar}| {remaining} left{postfix}"
     with tqdm(total=generations, bar_format=form, disable=not progress, leave=False) as bar:
         for number in range(generations):
             bar.set_postfix_str(f"generation {number + 1} of {generations}")
             most, tries = EFFORT[number] if number < len(EFFORT) else LATER
-            parents = parents[rng.permutation(len(parents))[:most]]
-            found = _moved_all(task, parents, tries, rng, bar)
-            parents = _like(wanted, task, found, rng)
+            chosen = rng.permutation(len(parents))[:most]
+            found, parent = _moved_all(task, parents[chosen], tries, rng, bar)
+            alike = _like(wanted, task, found, rng)
+            parents, family = found[alike], family[chosen][parent[alike]]
             made.append(parents)
+            of_made.append(family)
             if not len(parents):
                 break
-    inputs = np.unique(np.concatenate(made), axis=0)
+    inputs, first = np.unique(np.concatenate(made), axis=0, return_index=True)
     if not len(inputs):
         raise UserError(
             f"{puzzles.name}: no puzzle as hard as these is one given away. Leave out --neighbours."
         )
     facts = {"source": np.full(len(inputs), f"neighbours of {puzzles.name}"), "givens": task.givens(inputs)}
-    facts["rating"] = _rating(task, inputs)
+    facts |= {"rating": _rating(task, inputs), "family": np.concatenate(of_made)[first]}
     ids = np.zeros(len(inputs), np.int32)
     new = PuzzleSet(task, inputs, solve(task, inputs, limit=1)[0], ids, facts, f"{puzzles.name} neighbours")
     return without(new, [puzzles], progress)
@@ -83,15 +88,16 @@ def without(new: PuzzleSet, others: list[PuzzleSet], progress: bool = False) -> 
 
 def _moved_all(
     task: Sudoku, parents: UInt8[np.ndarray, "P L"], tries: int, rng: np.random.Generator, bar: tqdm[Any]
-) -> UInt8[np.ndarray, "N L"]:
-    """The different neighbours of all parents; solved on all cores, `bar` goes on by 1."""
+) -> tuple[UInt8[np.ndarray, "N L"], Int64[np.ndarray, "N"]]:
+    """The different neighbours of all parents, and the parent of each; solved on all cores."""
     found: list[np.ndarray] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the solver lets other threads run
         for at in range(0, len(parents), AT_ONCE):
             tried = [moves(task, parent, tries, rng) for parent in parents[at : at + AT_ONCE]]
             found += pool.map(lambda moved: moved[solve(task, moved, limit=2)[1] == 1], tried)
             bar.update(len(tried) / len(parents))
-    return np.unique(np.concatenate(found), axis=0)
+    different, first = np.unique(np.concatenate(found), axis=0, return_index=True)
+    return different, np.repeat(np.arange(len(parents)), [len(moved) for moved in found])[first]
 
 
 def moves(
@@ -122,10 +128,10 @@ def _band(rating: np.ndarray) -> np.ndarray:
 
 def _like(
     wanted: np.ndarray, task: Sudoku, inputs: UInt8[np.ndarray, "N L"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "M L"]:
-    """As many of the puzzles as have the wanted share of every band."""
+) -> Int64[np.ndarray, "M"]:
+    """Which of the puzzles to keep, as many as have the wanted share of every band."""
     band = _band(_rating(task, inputs))
     have = np.bincount(band, minlength=len(wanted))
     count = (have[wanted > 0] / wanted[wanted > 0]).min()
     kept = [rng.permutation(np.flatnonzero(band == k))[: int(count * w)] for k, w in enumerate(wanted)]
-    return inputs[np.concatenate(kept)]
+    return np.concatenate(kept)
