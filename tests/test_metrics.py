@@ -19,8 +19,7 @@ from loopscope.evaluation.intervals import (
     mean_of_runs,
     wilson,
 )
-from loopscope.evaluation.metrics import by_difficulty, clustered_scores,
-    scores, grade, quarters, summary
+from loopscope.evaluation.metrics import by_difficulty, clustered_scores, grade, quarters, scores, summary
 from loopscope.tasks import Arc, Maze, PuzzleSet, Sudoku
 from tiny import Readout, tiny_model, tiny_puzzles
 
