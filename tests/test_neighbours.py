@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loopscope.cli.data import remarks
 from loopscope.errors import UserError
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.build import Options, build_maze, build_sudoku
 from loopscope.tasks.overlap import overlap
 from loopscope.tasks.sudoku.neighbours import BANDS, families, neighbours
 from loopscope.tasks.sudoku.solver import solve
+from loopscope.tasks.survey import survey
 from loopscope.training.stream import split_validation
 from small_sets import files_of, mazes, sudokus
 from test_sudoku_solver import count_plainly
@@ -98,6 +100,8 @@ def test_a_folder_with_neighbours_holds_no_test_puzzle(tmp_path: Path):
     count = plain["counts"]["train"]["groups"]
     assert count == len(folder) > 8
     assert (folder.inputs[:8] == source.inputs).all()
+    (told,) = (line for line in remarks(survey(tmp_path / "plain")) if "neighbours made" in line)
+    assert told == f"train: 8 puzzles and {count - 8:,} neighbours made of them"
     train, held_out = split_validation(folder, 3, seed=0)
     assert (len(held_out), set(train.facts["family"]) & set(held_out.facts["family"])) == (3, set())
     assert (held_out.inputs[:, None] == source.inputs).all(2).any(1).all()  # the source, not its neighbours

@@ -283,10 +283,16 @@ def print_histogram(found: Any) -> None:
 
 def remarks(found: Any) -> list[str]:
     """What else there is to know, a line each."""
+    from loopscope.tasks.base import FAMILY
+
     lines = []
     for name, split in found.splits.items():
         if len(split.broken):
             lines.append(f"{name}: row {split.broken[0]} is the first whose answer breaks the rules")
+        if FAMILY in split.sources.facts:
+            families = len(set(split.sources.facts[FAMILY].tolist()))
+            made = len(split.sources) - families
+            lines.append(f"{name}: {families:,} puzzles and {made:,} neighbours made of them")
     if found.leaked is not None:
         count, n = len(found.leaked), len(found.splits["test"].sources)
         lines.append(f"leak: {count:,} of {n:,} test examples stand in training, up to symmetry")
@@ -313,9 +319,11 @@ def as_text(value: Any) -> str:
 
 def print_examples(name: str, split: Any, count: int) -> None:
     """Question and answer of the first puzzles, side by side."""
+    from loopscope.tasks.base import FAMILY
+
     sources = split.sources
     for i in range(min(count, len(sources))):
-        facts = [f"{k.replace('_', ' ')} {v[i]}" for k, v in sources.facts.items()]
+        facts = [f"{k.replace('_', ' ')} {v[i]}" for k, v in sources.facts.items() if k != FAMILY]
         options.say(f"{name}, example {i}" + (f": {', '.join(facts)}" if facts else ""), "bold")
         known = [sources.inputs[i]] if sources.labels is None else [sources.inputs[i], sources.labels[i]]
         boards = [sources.task.render(tokens).splitlines() for tokens in known]

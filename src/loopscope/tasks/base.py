@@ -193,6 +193,9 @@ class Task(Protocol):
 TASKS: Registry[Callable[[int], Task]] = Registry("task")
 
 
+FAMILY = "family"  # the fact that tells which puzzles are neighbours of the same one, as `families` names it
+
+
 def families(inputs: np.ndarray) -> np.ndarray:
     """A number for each puzzle as the founder of a family, of the sha256 of its tokens, (N,) int64."""
     return np.array([int(sha256(row.tobytes())[:15], 16) for row in inputs], np.int64)
@@ -218,8 +221,8 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
         raise UserError(
             f"{names}: each numbers its puzzles from 1, so identifiers clash. Build one folder of all."
         )
-    if any("family" in s.facts for s in sets):
-        sets = [s if "family" in s.facts else _founders(s) for s in sets]
+    if any(FAMILY in s.facts for s in sets):
+        sets = [s if FAMILY in s.facts else _founders(s) for s in sets]
     shared = set.intersection(*(set(s.facts) for s in sets))
     labelled = all(s.labels is not None for s in sets)
     return PuzzleSet(
@@ -234,7 +237,7 @@ def join(sets: Sequence[PuzzleSet]) -> PuzzleSet:
 
 
 def _founders(puzzles: PuzzleSet) -> PuzzleSet:
-    return replace(puzzles, facts={**puzzles.facts, "family": families(puzzles.inputs)})
+    return replace(puzzles, facts={**puzzles.facts, FAMILY: families(puzzles.inputs)})
 
 
 def _joined_groups(sets: Sequence[PuzzleSet]) -> Groups | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from loopscope.tasks.arc import Arc
 from loopscope.tasks.arc.board import EOS
-from loopscope.tasks.base import PuzzleSet
+from loopscope.tasks.base import FAMILY, PuzzleSet
 from loopscope.tasks.overlap import overlap, repeats
 from loopscope.tasks.storage.folder import check_rules, splits_in
 from loopscope.tasks.storage.layout import read_manifest
@@ -98,7 +98,7 @@ def survey(path: str | Path, progress: bool = False) -> Survey:
 
 def _look(puzzles: PuzzleSet, progress: bool) -> SplitSurvey:
     sources, groups = _sources(puzzles), puzzles.groups
-    numbers = {k: v for k, v in sources.facts.items() if v.dtype.kind in "iuf"}
+    numbers = {k: v for k, v in sources.facts.items() if v.dtype.kind in "iuf" and k != FAMILY}
     if isinstance(puzzles.task, Arc):
         numbers = {"cells": (sources.inputs > EOS).sum(1)}
     return SplitSurvey(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from loopscope.tasks.base import BLANK, PAD, Batch, PuzzleSet, make_batch
+from loopscope.tasks.base import BLANK, FAMILY, PAD, Batch, PuzzleSet, make_batch
 from loopscope.training.order import AUGMENT, SLOTS, SPLIT, Draw, OfficialOrder, PassOrder, groups_of
 
 
@@ -98,7 +98,7 @@ def split_validation(puzzles: PuzzleSet, count: int, seed: int) -> tuple[PuzzleS
     groups = groups_of(puzzles)
     source = groups.starts[:-1]
     order = np.random.default_rng([seed, SPLIT]).permutation(len(groups))
-    family = puzzles.facts.get("family", np.arange(len(puzzles)))[groups.first[source]]
+    family = puzzles.facts.get(FAMILY, np.arange(len(puzzles)))[groups.first[source]]
     held_out = np.sort(order[np.isin(order, np.unique(family, return_index=True)[1])][:count])
     rest = np.flatnonzero(~np.isin(family, family[held_out]))
     first, stop = groups.first[source], groups.stop[source]

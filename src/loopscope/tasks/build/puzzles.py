@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
-from loopscope.tasks.base import PuzzleSet, Task, join
+from loopscope.tasks.base import FAMILY, PuzzleSet, Task, join
 from loopscope.tasks.build import legacy
 from loopscope.tasks.build.source import NOT_STATED, SourceFile, find_sources
 from loopscope.tasks.maze import Maze
@@ -31,7 +31,7 @@ from loopscope.tasks.sudoku import Sudoku
 
 SUBSET, VERSIONS = range(2)  # what a random stream is for: the second word of its seed
 ROWS_AT_ONCE = 1 << 16
-KEPT_FACTS = ("rating", "source", "family")  # facts that the arrays do not tell
+KEPT_FACTS = ("rating", "source", FAMILY)  # facts that the arrays do not tell
 TRM = "trm"
 log = logging.getLogger("loopscope")
 

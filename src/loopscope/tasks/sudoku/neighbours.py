@@ -21,7 +21,7 @@ from jaxtyping import Int64, UInt8
 from tqdm.auto import tqdm
 
 from loopscope.errors import UserError
-from loopscope.tasks.base import BLANK, PuzzleSet, families
+from loopscope.tasks.base import BLANK, FAMILY, PuzzleSet, families
 from loopscope.tasks.overlap import overlap, repeats
 from loopscope.tasks.sudoku.board import FIRST_DIGIT, Sudoku
 from loopscope.tasks.sudoku.solver import solve
@@ -74,7 +74,7 @@ def neighbours(
             f"{puzzles.name}: no puzzle as hard as these is one given away. Leave out --neighbours."
         )
     facts = {"source": np.full(len(inputs), f"neighbours of {puzzles.name}"), "givens": task.givens(inputs)}
-    facts |= {"rating": _rating(task, inputs), "family": np.concatenate(of_made)[first]}
+    facts |= {"rating": _rating(task, inputs), FAMILY: np.concatenate(of_made)[first]}
     ids = np.zeros(len(inputs), np.int32)
     new = PuzzleSet(task, inputs, solve(task, inputs, limit=1)[0], ids, facts, f"{puzzles.name} neighbours")
     return without(new, [puzzles], progress)
