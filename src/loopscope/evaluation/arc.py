@@ -151,7 +151,6 @@ def _check(
     model: Any, puzzles: PuzzleSet, names: Sequence[str], versions: int | None, batch_size: int
 ) -> None:
     check_numbers(batch_size)
-    check_fits(model, puzzles, labels=True)
     if not isinstance(puzzles.task, Arc):
         raise UserError(f"{puzzles.name}: {puzzles.task.name}, expected an ARC set. Use evaluate.")
     if versions is not None and versions < 1:
@@ -163,6 +162,7 @@ def _check(
             f"{puzzles.name}: {len(names)} identifiers, but the model knows {rows}. Use the folder that the "
             "model was trained with."
         )
+    check_fits(model, puzzles, labels=True)
 
 
 def _drawn(puzzles: PuzzleSet) -> bool:

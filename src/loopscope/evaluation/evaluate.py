@@ -16,7 +16,7 @@ from loopscope.errors import UserError
 from loopscope.evaluation.confidence import selection_value, surest_scores
 from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 from loopscope.evaluation.levers import Levers
-from loopscope.evaluation.metrics import Columns, by_difficulty, cells_right, grade, summary
+from loopscope.evaluation.metrics import RESAMPLES, Columns, by_difficulty, cells_right, grade, summary
 from loopscope.evaluation.solve import models_of, solve
 from loopscope.evaluation.stream import Parts, casts_kept, run_chunks
 from loopscope.evaluation.subject import batches, check_fits, check_numbers, dtype_name, identity
@@ -312,8 +312,8 @@ def _scores_of(columns: Columns) -> dict[str, Estimate]:
     if right is not None and halt is not None:
         right, exact = right[counted], columns["exact"][counted]
         rows["pass_at_k"] = wilson(int(right.any(1).sum()), len(right))
-        rows["mean_at_k"] = mean_share(right.mean(1), resamples=2000)
-        rows["selection_gap"] = mean_share((right.any(1) & ~exact).astype(float), resamples=2000)
+        rows["mean_at_k"] = mean_share(right.mean(1), resamples=RESAMPLES)
+        rows["selection_gap"] = mean_share((right.any(1) & ~exact).astype(float), resamples=RESAMPLES)
         rows["selection_auc"] = selection_value(halt[counted], right).auc
     return rows
 
@@ -336,6 +336,7 @@ def segments_wanted(segments: int | Sequence[int]) -> list[int]:
 
 
 def record(model: Any, puzzles: PuzzleSet, dtype: str) -> dict[str, Any]:
-    """What every evaluation says of itself: model, data, dtype, versions, command."""
+    """What every evaluation says of itself: model, data, dtype, bootstrap, versions, command."""
     data = {"data": puzzles.name, "data_hash": puzzles.content_hash, "n": len(puzzles), "dtype": dtype}
-    return {**identity(model), **data, **provenance()}
+    bootstrap = {"resamples": RESAMPLES, "seed": 0}
+    return {**identity(model), **data, "bootstrap": bootstrap, **provenance()}
