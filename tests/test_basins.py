@@ -22,7 +22,7 @@ from loopscope.dynamics.restart_times import (
 )
 from loopscope.dynamics.restarts import kick
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import wilson
+from loopscope.evaluation.intervals import clopper_pearson, wilson
 from tiny import tiny_model, tiny_puzzles
 
 
@@ -127,6 +127,11 @@ def test_split_between_input_and_start(share: float) -> None:
 
 
 def test_split_of_outcomes_that_do_not_vary() -> None:
+    apart = outcome_split(np.array([[1, 1]] * 5 + [[0, 0]] * 5, bool))  # no mixed puzzle of ten
+    room = clopper_pearson(0, 10).high
+    assert (apart.input_share.value, apart.input_share.low, apart.input_share.high) == (1, 1 - room, 1)
+    alike = outcome_split(np.array([[1, 0]] * 6, bool)).input_share
+    assert (alike.value, alike.low, alike.high) == (0, 0, clopper_pearson(0, 6).high)
     found = outcome_split(np.ones((4, 3), bool))
     assert math.isnan(found.input_share.value)
     assert "4 always" in found.reason
@@ -210,6 +215,10 @@ def test_advantage_of_a_fresh_start() -> None:
     late = 6 + rng.geometric(0.1, (n, 5))
     going = restart_advantage(late[:, 0], late[:, 1:], at=10, within=10, resamples=300)
     assert going.verdict == "going on is better"
+    few = restart_advantage(np.array([3, -1, -1, -1]), np.ones((4, 2), int), at=2, within=3)
+    assert few.ratio.value == 4
+    assert math.isnan(few.ratio.low)
+    assert few.verdict == "undefined: 4 puzzles unsolved at 2: an interval needs 10"
     nothing = restart_advantage(np.full(4, -1), fresh[:4], at=2, within=3)
     assert "0 by going on" in nothing.reason
     assert math.isnan(nothing.ratio.value)

@@ -136,6 +136,17 @@ def test_survival_without_early_censoring_is_the_unsolved_fraction() -> None:
     assert curve.n == 500
 
 
+def test_survival_that_ends_with_one_at_risk_is_not_sure() -> None:
+    """99 of 100 are no longer watched when the last one escapes."""
+    curve = survival(np.array([-1] * 99 + [2]), stop=2, watched_until=np.array([1] * 99 + [2]))
+    assert curve.fraction[2] == 0
+    assert (curve.low[2], curve.high[2]) == pytest.approx((0, 0.975))
+
+
+def test_hardness_of_a_rate_without_bounds_has_a_name() -> None:
+    assert escape_rate(np.array([1, 1, 1]), start=0, stop=4).band == "easy"
+
+
 def test_survival_when_nothing_happens() -> None:
     curve = survival(np.full(5, -1), stop=3)
     assert curve.fraction.tolist() == [1.0] * 4

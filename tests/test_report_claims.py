@@ -15,11 +15,11 @@ from scipy import stats
 from loopscope.dynamics.measure import measure
 from loopscope.dynamics.outcomes import outcome_statistics
 from loopscope.errors import UserError
-from loopscope.reports import dynamics_tables, read_measurements, report
+from loopscope.reports import dynamics_tables, findings, read_measurements, report, tables
 from loopscope.reports.claims import Claim, claims, claims_table, fresh_against_onward, judge, tally
 from loopscope.reports.films import film_plot, films
 from loopscope.reports.measurement import Measurement
-from report_data import BUDGET, Page, one, synthetic
+from report_data import BUDGET, STOP, Page, one, synthetic
 from tiny import tiny_model, tiny_puzzles
 
 
@@ -37,7 +37,7 @@ def judged(m: Measurement) -> dict[str, Claim]:
         (0.3, 0.49, None, "does not hold"),
         (0.45, 0.55, 0.6, "does not hold"),
         (0.45, 0.65, 0.6, "undecided"),
-        (0.51, 0.55, 0.6, "holds"),
+        (0.51, 0.55, 0.6, "does not hold"),
         (math.nan, math.nan, None, "undecided"),
     ],
 )
@@ -80,6 +80,52 @@ def test_verdicts_turn_with_the_numbers() -> None:
     assert judged(one(kick=0.0))["Kicks free failures"].verdict == "does not hold"
     late = judged(one(solved_late=0, never=60))
     assert late["More segments free failures"].verdict == "does not hold"
+
+
+def test_what_the_plain_orbit_had_right_before_no_kick_has_freed() -> None:
+    """Failures that were right at segment 4, and kicks so small that restarts repeat the plain orbit."""
+    data = synthetic()
+    data["solved"][60:, 3] = True
+    found = judged(read_measurements(data)[0])
+    assert "Kicks free failures" not in found
+    m = read_measurements(data)[0]
+    (kicks,) = (f for f in findings.findings(m, tables.quantities(m)) if "restart" in f.verdict)
+    assert kicks.verdict == "No failure to restart"
+    data = synthetic()
+    data.attrs["restart_segments"] = 2 * STOP  # longer than anything is known of the plain orbits
+    m = read_measurements(data)[0]
+    assert "Kicks free failures" not in judged(m)
+    (kicks,) = (f for f in findings.findings(m, tables.quantities(m)) if "kicks" in f.verdict)
+    assert kicks.verdict == "Undecided whether kicks free failures"
+
+
+@pytest.mark.parametrize("kick", [0.0, 0.05, 0.09, 0.12, 0.5])
+def test_the_finding_on_kicks_says_what_the_claim_says(kick: float) -> None:
+    m = one(kick=kick)
+    (finding,) = (f for f in findings.findings(m, tables.quantities(m)) if "kicks" in f.verdict.lower())
+    said = {"Kicks free most failures": "holds", "Most failures withstand the kicks": "does not hold"}
+    assert said.get(finding.verdict, "undecided") == judged(m)["Kicks free failures"].verdict
+
+
+def test_a_model_without_halt_logits_knows_nothing_of_its_failures() -> None:
+    data = synthetic()
+    data["halt_logit"][:] = np.nan
+    m = read_measurements(data)[0]
+    claim = judged(m)["The halt signal knows a failure"]
+    assert (claim.verdict, claim.number.n) == ("undecided", 0)
+    assert "halt signal right" not in tables.quantities(m)
+
+
+def test_short_orbits_do_not_tell_wandering_from_slowing() -> None:
+    data = synthetic()
+    data.attrs["budget"] = 6
+    m = read_measurements(data)[0]
+    assert findings.still_falling(m) is None
+    assert judged(m)["Failures wander: most keep moving"].verdict == "undecided"
+    fate = findings.fate_finding(tables.fates(m), findings.still_falling(m))
+    assert fate is not None
+    assert fate.verdict == "Undecided whether failures settle or wander"
+    assert "8 segments are needed" in fate.evidence
 
 
 def test_settling_is_undecided_without_two_groups() -> None:

@@ -20,7 +20,14 @@ from torch import Tensor
 from loopscope.dynamics.restarts import Kicked, follow_kicks
 from loopscope.dynamics.system import exact_arithmetic, own_memory
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import Estimate, bootstrap_mean, mean_share, resampled_rows, wilson
+from loopscope.evaluation.intervals import (
+    Estimate,
+    bootstrap_mean,
+    clopper_pearson,
+    mean_share,
+    resampled_rows,
+    wilson,
+)
 from loopscope.evaluation.metrics import cells_right
 from loopscope.evaluation.subject import blocks
 from loopscope.latent import batch_size as count
@@ -224,7 +231,11 @@ def outcome_split(solved: Bool[np.ndarray, "B R"], *, resamples: int = 2000, see
     drawn = [_variances(p[index], R) for index in resampled_rows(B, resamples, seed)]
     outer, inner = (np.concatenate(column) for column in zip(*drawn, strict=True))
     some = outer + inner > 0
-    low, high = np.quantile(outer[some] / (outer + inner)[some], [0.025, 0.975])
+    low, high = np.clip(np.quantile(outer[some] / (outer + inner)[some], [0.025, 0.975]), 0, 1)
+    share = min(max(share, 0.0), 1.0)
+    if low == high:  # all puzzles alike: none of B others is what they still allow
+        room = clopper_pearson(0, B).high
+        low, high = max(share - room, 0.0), min(share + room, 1.0)
     return OutcomeSplit(
         variance=float(between[0] + within[0]),
         input_share=Estimate(share, float(low), float(high), B),

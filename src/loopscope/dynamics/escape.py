@@ -73,7 +73,7 @@ class EscapeRate:
     @property
     def band(self) -> str:
         """Hardness in words: easy (eta below 1), medium, hard, ultra-hard (above 3)."""
-        return BANDS[int(np.clip(math.floor(min(self.eta.value, 3.0)), 0, 3))]
+        return BANDS[math.floor(min(max(self.eta.value, 0.0), 3.0))]
 
     def to_dict(self) -> dict[str, float | int | str]:
         """Plain numbers, ready for json."""
@@ -196,9 +196,11 @@ def survival(
     low, high = interval.low.evaluate(segment), interval.high.evaluate(segment)
     left, n = np.where(event, solved_at, limit), len(solved_at)
     at_risk = (left[None] >= segment[:, None]).sum(axis=1)
+    last = int(solved_at[event].max(initial=0))  # where the curve ends at 0, nobody is at risk after it
     exact = (segment > 0) & ((fraction == 0) | (fraction == 1))  # no variance of Greenwood: exact intervals
     for t in np.flatnonzero(exact):
-        share = clopper_pearson(int(at_risk[t]), int(at_risk[t])) if fraction[t] else clopper_pearson(0, n)
+        n_t = int(at_risk[t]) if fraction[t] else int(at_risk[last])
+        share = clopper_pearson(n_t if fraction[t] else 0, n_t)
         low[t], high[t] = share.low, share.high
     return Survival(
         segment=segment,

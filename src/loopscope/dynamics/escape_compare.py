@@ -73,6 +73,10 @@ def compare_escape(
         nothing = Estimate(math.nan, math.nan, math.nan, n)
         reason = f"{a.events} and {b.events} events: no ratio without events on both sides"
         return EscapeComparison(a, b, nothing, nothing, p_logrank, reason)
+    if math.isinf(a.value) and math.isinf(b.value):
+        nothing = Estimate(math.nan, math.nan, math.nan, n)
+        reason = "all escapes in the first segment on both sides: neither rate is finite"
+        return EscapeComparison(a, b, nothing, nothing, p_logrank, reason)
     seeds = (seed, seed if paired else seed + 1)
     logs = [_log_rates(at, start, stop, resamples, s) for at, s in zip((first, second), seeds, strict=True)]
     value = a.value / b.value
@@ -83,8 +87,9 @@ def compare_escape(
 
 
 def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Ends of the ratio; a sample without events on either side could be any, so it widens both."""
-    unknown = np.isneginf(first) & np.isneginf(second)
+    """Ends of the ratio; a sample without events on either side, or with all of them in the first segment on
+    both, could be any, so it widens both."""
+    unknown = np.isinf(first) & (first == second)
     apart = np.subtract(first, second, out=np.zeros(len(first)), where=~unknown)
     low, high = (
         math.exp(np.quantile(np.where(unknown, end, apart), q, method="closest_observation"))

@@ -31,12 +31,14 @@ class Threshold:
         separation: share of the variance of log drift that lies between the two groups, 0 to 1. Otsu
             cuts any sample, also one with a single peak (a normal one gives about .64).
         reason: why there is no threshold, else empty.
+        n: drifts that took part, the positive and finite ones.
     """
 
     value: float
     log10: float
     separation: float
     reason: str = ""
+    n: int = 0
 
     def __str__(self) -> str:
         if self.reason:
@@ -150,7 +152,7 @@ def otsu_threshold(late: Float[np.ndarray, " B"]) -> Threshold:
     between[np.diff(logs) == 0] = -1  # no threshold lies between equal values
     best = int(np.argmax(between))
     cut = float((logs[best] + logs[best + 1]) / 2)
-    return Threshold(10**cut, cut, float(between[best] / logs.var()))
+    return Threshold(10**cut, cut, float(between[best] / logs.var()), n=n)
 
 
 def _logs(late: np.ndarray) -> np.ndarray:

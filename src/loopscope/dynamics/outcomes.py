@@ -273,7 +273,9 @@ def _separations(o: Orbits, how: dict[str, int]) -> Iterator[Statistic]:
         found = auc_matched(low[wandering], o.correct[wandering], o.late[wandering], **how)
         yield _area(f"{name}, wandering", found, "deciles of the wandering")
     for fact, strata in _difficulty(o).items():
-        yield _area(f"AUC, low exponent, within {fact}", auc_within(low, o.correct, strata, **how))
+        yield _area(
+            f"AUC, low exponent, within {fact}", auc_within(low, o.correct, strata, **how), strata=fact
+        )
 
 
 def _difficulty(o: Orbits) -> dict[str, np.ndarray]:
@@ -295,7 +297,7 @@ def _forecasts(o: Orbits, at: int, how: dict[str, int]) -> Iterator[Statistic]:
         return
     growth = -o.array("growth")[:, :, 0] if "growth" in o.data else None
     series = {
-        "low exponent": None if growth is None or growth.shape[1] < at else growth,
+        "low exponent": None if growth is None or o.exponent_segments < at else growth,
         "low drift": None if o.drift is None else -o.drift,
         "high halt logit": o.halt,
     }
@@ -329,11 +331,12 @@ def _increments(o: Orbits, how: dict[str, int]) -> Iterator[Statistic]:
         yield _row(f"AUC gained by {name}", replace(found.difference, n=n), gain)
 
 
-def _area(name: str, found: Auc, note: str = "") -> Statistic:
+def _area(name: str, found: Auc, note: str = "", strata: str = "") -> Statistic:
     """An AUC as a row; counts, dropped strata and the reason for NaN go into the note."""
     counts = f"{found.n_pos} solved against {found.n_neg} unsolved"
     names, many = [s.name for s in found.dropped], len(found.dropped) > MANY_STRATA
     dropped = f"{len(names)} of {len(found.strata)} groups" if many else ", ".join(names)
+    dropped = f"{strata} {dropped}" if dropped and strata and not many else dropped
     parts = [note, found.reason or counts, f"dropped: {dropped}" if dropped else ""]
     if found.n_missing:
         parts.append(f"{found.n_missing} without a score")
@@ -365,8 +368,7 @@ def _confidence(o: Orbits, how: dict[str, int]) -> Iterator[Statistic]:
         )
         yield _row(f"risk-coverage area, {name}", found.area, note)
     if o.halt is not None:
-        wrong = ~o.correct
+        wrong = ~o.correct & ~np.isnan(o.halt[:, -1])
         share = clopper_pearson(int((o.halt[wrong, -1] >= 0).sum()), int(wrong.sum()))
-        yield _row(
-            "failures called right", share, "halt logit of at least 0" if wrong.any() else "no failure"
-        )
+        none = "no failure" if o.correct.all() else "no failure has a halt logit"
+        yield _row("failures called right", share, "halt logit of at least 0" if wrong.any() else none)

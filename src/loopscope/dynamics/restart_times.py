@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from loopscope.errors import UserError
+from loopscope.evaluation.auc import FEW
 from loopscope.evaluation.intervals import Estimate, mean_share, resampled_rows
 
 
@@ -78,7 +79,7 @@ class Advantage:
             its logarithm over puzzles; above 1 restart, 1 memoryless, below 1 go on.
         fresh, onward: the two chances, bootstrap over puzzles.
         at, within: n and m, segments.
-        reason: why the ratio is NaN, else empty.
+        reason: why the ratio or its interval is NaN, else empty.
     """
 
     ratio: Estimate
@@ -197,6 +198,9 @@ def restart_advantage(
     a, b = (np.concatenate(column) for column in zip(*parts, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = _interval(float(again.mean() / on.mean()), a / b, n)
+    if n < FEW:
+        reason = f"{n} puzzles unsolved at {at}: an interval needs {FEW}"
+        return Advantage(Estimate(ratio.value, math.nan, math.nan, n), chance, onto, at, within, reason)
     return Advantage(ratio, chance, onto, at, within)
 
 

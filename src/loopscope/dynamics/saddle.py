@@ -245,10 +245,13 @@ def saddle_numbers(
     if positive.sum() != 1:
         reason = f"{positive.sum()} positive exponents, a partial dimension needs exactly one"
         return SaddleNumbers(kappa, exponents[0], total, entropy, nothing, reason)
+    if exponents[0].value <= kappa.value:
+        reason = f"the exponent {exponents[0].value:.3g} does not exceed the escape rate: no dimension"
+        return SaddleNumbers(kappa, exponents[0], total, entropy, nothing, reason)
     ratio = _ratio(kappa, exponents[0])
     dimension = Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low, orbits)
-    reason = "" if positive[-1] == 0 else "all measured exponents are positive, there may be more"
-    return SaddleNumbers(kappa, exponents[0], total, entropy, dimension, reason if k > 1 else "")
+    reason = "" if k > 1 else "one exponent was measured, and it is positive: there may be more"
+    return SaddleNumbers(kappa, exponents[0], total, entropy, dimension, reason)
 
 
 def _step(system: Any, z: Any, ctx: Any, tangents: Tensor | None) -> tuple[Any, Tensor | None, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from loopscope.dynamics.edge import Outcome
 from loopscope.dynamics.system import exact_arithmetic, own_memory
 from loopscope.errors import UserError
-from loopscope.evaluation.intervals import Estimate, resampled_rows, wilson
+from loopscope.evaluation.intervals import Estimate, mean_share, resampled_rows, wilson
 from loopscope.evaluation.starts import perturbed_start
 from loopscope.evaluation.subject import blocks
 from loopscope.latent import batch_size as count
@@ -119,7 +119,10 @@ def uncertainty_exponent(
     if len(eps) < 2 or (eps <= 0).any() or len(np.unique(eps)) < len(eps):
         raise UserError(f"sizes={list(sizes)}: expected at least 2 different numbers above 0.")
     B, R, J = different.shape
-    fraction = [wilson(int(k), B * R) for k in different.sum(axis=(0, 1))]
+    if B > 1:
+        fraction = [mean_share(share, resamples=resamples, seed=seed) for share in different.mean(axis=1).T]
+    else:
+        fraction = [wilson(int(k), R) for k in different.sum(axis=(0, 1))]
     units = different.sum(axis=1) if B > 1 else different[0].astype(int)
     total = units.sum(axis=0)
     reason = ""

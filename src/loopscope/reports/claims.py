@@ -21,11 +21,11 @@ from loopscope.dynamics.outcomes import LANDMARK, Statistic
 from loopscope.dynamics.restart_times import Advantage, restart_advantage
 from loopscope.evaluation.auc import FEW
 from loopscope.evaluation.intervals import clopper_pearson
-from loopscope.reports.findings import one_peak, still_falling
+from loopscope.reports.findings import is_cut, still_falling
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.published import TASK
 from loopscope.reports.quantity import Cell, Noted, Quantity, Table, of_statistic, share
-from loopscope.reports.tables import fates
+from loopscope.reports.tables import fates, never_solved_plainly, restart_length
 
 Verdict = Literal["holds", "does not hold", "undecided"]
 SEPARATES = 0.9  # AUC from which two classes count as separated
@@ -64,13 +64,13 @@ def judge(low: float, high: float, above: float, useless: float | None = None) -
     Args:
         low, high: the interval; NaN where there is none.
         above: the limit.
-        useless: an upper end below this contradicts as well; default the limit.
+        useless: an upper end below this contradicts, even above the limit; default the limit.
     """
     if math.isnan(low) or math.isnan(high):
         return "undecided"
-    if low > above:
-        return "holds"
-    return "does not hold" if high < (above if useless is None else useless) else "undecided"
+    if high < (above if useless is None else useless):
+        return "does not hold"
+    return "holds" if low > above else "undecided"
 
 
 def claims(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
@@ -127,7 +127,7 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
     table = fates(m)
     if table is None:
         return []
-    wrong, cut = table.settled_wrong + table.wandering_wrong, _is_cut(table, m.n)
+    wrong, cut = table.settled_wrong + table.wandering_wrong, is_cut(table)
     published = "HRM: 99.5 % of failures above the threshold; TRM-MLP: 100 %"
     found = [_wander(m, table, "Failures wander: most keep moving", published)]
     if m.at_end is not None and (later := fates(m.at_end)) is not None:
@@ -153,19 +153,15 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
     return found + (_undecided(stiller) if wrong < FEW else stiller)
 
 
-def _is_cut(table: FateTable, n: int) -> bool:
-    """Whether late drift falls into two groups, so that a threshold means something."""
-    return not table.threshold.reason and table.threshold.separation > one_peak(n)
-
-
 def _wander(m: Measurement, table: FateTable, text: str, published: str = "") -> Claim:
     """The claim that most failures neither have settled nor are about to."""
     wrong = table.settled_wrong + table.wandering_wrong
     falling = still_falling(m)
-    level = clopper_pearson(wrong - table.settled_wrong - falling, wrong)
-    note = f"{table.settled_wrong} settled, {falling} still slowing, of {wrong} failures"
+    level = clopper_pearson(wrong - table.settled_wrong - (falling or 0), wrong)
+    slowing = "unknown how many" if falling is None else falling
+    note = f"{table.settled_wrong} settled, {slowing} still slowing, of {wrong} failures"
     verdict: Verdict = "undecided"
-    if _is_cut(table, m.n):
+    if is_cut(table) and falling is not None:
         verdict = judge(level.low, level.high, OVERALL)
     else:
         note += "; late drift has no two groups, so no threshold means anything"
@@ -293,13 +289,15 @@ def _time(m: Measurement) -> list[Claim]:
 
 def _kicks(m: Measurement) -> list[Claim]:
     """Whether restarts free failures, and whether they beat going on."""
-    wrong = ~m.correct
-    kicked = fresh_starts(m)
-    if kicked is None or not wrong.any():
+    kicked, wrong = fresh_starts(m), never_solved_plainly(m)
+    if kicked is None or wrong is None or not wrong.any():
         return []
     hits = kicked[wrong] > 0
     freed = clopper_pearson(int(hits.any(axis=1).sum()), len(hits))
-    note = f"of {len(hits)} failures, by at least one of {hits.shape[1]} restarts over all kick sizes"
+    note = (
+        f"of {len(hits)} failures never right in {restart_length(m)} plain segments, by at least one of "
+        f"{hits.shape[1]} restarts over all kick sizes"
+    )
     found = [
         Claim(
             "Kicks free failures",
@@ -328,11 +326,6 @@ def fresh_starts(m: Measurement) -> np.ndarray | None:
         return None
     hits = m.restarts("basin_solved")[:, kicks].reshape(m.n, -1)
     return np.where(hits, restart_length(m), -1)
-
-
-def restart_length(m: Measurement) -> int:
-    """Segments of a restart."""
-    return int(m.attrs.get("restart_segments", m.budget))
 
 
 def fresh_against_onward(m: Measurement) -> Advantage | None:

@@ -20,7 +20,7 @@ WORK = "block applications"
 
 
 def _look(i: int) -> tuple[str, object]:
-    return COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+    return COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]
 
 
 def _work_axis(ax: Axes, measurements: Sequence[Measurement]) -> None:

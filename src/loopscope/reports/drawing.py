@@ -213,12 +213,15 @@ def per_cent(ax: Axes) -> None:
 def log_per_cent(ax: Axes, least: float) -> None:
     """Shares on a logarithmic y axis from about `least` to 1, ticks at 1, 2 and 5 times powers of ten."""
     log_values(ax, least, 1.1)
-    per_cent(ax)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %" if value <= 1 else ""))
 
 
 def log_values(ax: Axes, low: float, high: float) -> None:
     """Logarithmic y axis with plain numbers at 1, 2 and 5 times powers of ten (at powers only where many);
     at some round numbers where the whole axis lies within a factor of 5."""
+    if not 0 < low < high < math.inf:  # nothing is drawn
+        ax.set_yscale("linear")
+        return
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -101,7 +101,7 @@ def survival_curve(m: Measurement) -> Plot:
     fitted = escape(m)
     words = "No segments were run after the budget, so there is no escape rate; add `--segments 128`."
     if m.stop > m.escape_from and fitted is None:
-        words = f"Every puzzle is solved by segment {m.escape_from}; there is no escape rate."
+        words = f"Every puzzle has been right at some segment by {m.escape_from}; there is no escape rate."
     if fitted is not None:
         start, later = m.escape_from, np.arange(m.escape_from, m.stop + 1)
         left = float(curve.fraction[start])

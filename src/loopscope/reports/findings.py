@@ -17,7 +17,7 @@ from loopscope.evaluation.compare import mcnemar as exact_mcnemar
 from loopscope.evaluation.intervals import clopper_pearson, upper_bound, wilson
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity, percent, rate, share
-from loopscope.reports.tables import escape, fates, restart_rates
+from loopscope.reports.tables import escape, fates, never_solved_plainly, restart_length, restart_rates
 
 UNDECIDED = "Undecided"  # how every verdict begins that the numbers do not allow
 SETTLING = math.log10(0.7)  # a drift that falls this much from one window to the next has not levelled off
@@ -48,21 +48,24 @@ def findings(m: Measurement, numbers: dict[str, Quantity]) -> list[Finding]:
     return [finding for finding in candidates if finding is not None]
 
 
-def still_falling(m: Measurement) -> int:
-    """Failures that have not settled yet, but whose drift still falls by 30 % in four segments."""
+def still_falling(m: Measurement) -> int | None:
+    """Failures that have not settled yet, but whose drift still falls by 30 % in four segments.
+
+    None where the orbits are too short to tell.
+    """
     if m.late is None or m.budget < 2 * WINDOW:
-        return 0
+        return None
     slope = drift_slope(m.drift[:, : m.budget])
     return int((slope[~m.correct & ~m.settled] < SETTLING).sum())
 
 
-def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
+def fate_finding(table: FateTable | None, falling: int | None = 0) -> Finding | None:
     """Whether failures settle on a wrong answer or keep wandering.
 
     Args:
         table: settled or wandering against correct or wrong.
         falling: of the failures above the threshold, those whose drift still falls; they do not count
-            as wandering.
+            as wandering. None where that is not known: then none is said to wander.
     """
     if table is None:
         return None
@@ -70,7 +73,7 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
     right = table.settled_correct + table.wandering_correct
     if wrong == 0:
         return Finding("No failure to classify", "every puzzle was solved, so the fate of failures is NaN.")
-    if table.threshold.reason or table.threshold.separation <= one_peak(right + wrong):
+    if not is_cut(table):
         return Finding(f"{UNDECIDED} whether failures settle or wander", _no_cut(table))
     interval = table.settled_among_wrong
     counts = f"{settled} of {wrong} failures settled ({share(interval)})"
@@ -78,12 +81,15 @@ def fate_finding(table: FateTable | None, falling: int = 0) -> Finding | None:
         counts = f"0 of {wrong} failures settled (upper bound {percent(upper_bound(0, wrong))} %)"
     successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
+    known, falling = falling is not None, falling or 0
     level = clopper_pearson(wrong - settled - falling, wrong)
+    if not known:
+        counts += f"; {2 * WINDOW} segments are needed to tell whether the drift of the others still falls"
     if falling:
         rest = wrong - settled - falling
         counts += f", the drift of {falling} more still falls, that of {rest} stays level"
     verdict = f"{UNDECIDED} whether failures settle or wander"
-    if level.low > 0.5:
+    if level.low > 0.5 and known:
         verdict = "Failures wander"
     elif interval.low > 0.5:
         verdict = "Failures settle"
@@ -102,6 +108,11 @@ def end_finding(m: Measurement) -> Finding | None:
     return Finding(f"{found.verdict} (after {m.stop} segments)", found.evidence)
 
 
+def is_cut(table: FateTable) -> bool:
+    """Whether late drift falls into two groups, so that a threshold means something."""
+    return not table.threshold.reason and table.threshold.separation > one_peak(table.threshold.n)
+
+
 def one_peak(n: int) -> float:
     """Variance that Otsu's cut explains of a normal sample of n, 99 % quantile (simulated, n 10 to 3,000)."""
     return 2 / math.pi + 0.8 / math.sqrt(n)
@@ -111,8 +122,7 @@ def _no_cut(table: FateTable) -> str:
     if table.threshold.reason:
         return f"late drift has no threshold ({table.threshold.reason})."
     explained = f"{100 * table.threshold.separation:.0f} %"
-    gap = table.drift_gap
-    limit = f"{100 * one_peak(gap.n_correct + gap.n_wrong):.0f} %"
+    gap, limit = table.drift_gap, f"{100 * one_peak(table.threshold.n):.0f} %"
     return (
         f"late drift does not fall into two groups (the best cut explains {explained} of the variance of its "
         f"logarithm, a single normal peak of this size up to {limit}), so any threshold is arbitrary. "
@@ -145,14 +155,21 @@ def _beside_others(area: Quantity, numbers: dict[str, Quantity]) -> str:
     if not found:
         return ""
     listed = " and ".join(f"{name} alone reaches {q}" for name, q in found.items())
-    better = all(area.low > q.high for q in found.values())
+    better = all(_strength(area)[0] > _strength(q)[1] for q in found.values())
     verdict = "more than both tell" if len(found) > 1 else "more than it tells"
     end = (
-        f"which is less: the exponent says {verdict}"
+        f"which separates less: the exponent says {verdict}"
         if better
         else "so the exponent is not shown to say more"
     )
     return f" {listed[0].upper()}{listed[1:]}, {end}."
+
+
+def _strength(area: Quantity) -> tuple[float, float]:
+    """Ends of how well an AUC separates, in whichever direction: .1 separates as well as .9."""
+    if area.low <= 0.5 <= area.high:
+        return 0.5, max(area.high, 1 - area.low)
+    return (area.low, area.high) if area.low > 0.5 else (1 - area.high, 1 - area.low)
 
 
 def sign_finding(numbers: dict[str, Quantity]) -> Finding | None:
@@ -188,17 +205,16 @@ def time_finding(m: Measurement) -> Finding | None:
     found, end = escape(m), m.solved[:, -1]
     gained, lost = int((end & ~m.correct).sum()), int((~end & m.correct).sum())
     p = exact_mcnemar(gained, lost)
-    if found is None and not gained + lost:
+    if found is None and m.correct.all() and not lost:
         return Finding(
             "Nothing left to solve after the budget", f"all {m.n} puzzles were right by segment {m.budget}."
         )
     verdict = f"{UNDECIDED} whether more time helps"
     if p < 0.05:
         verdict = "More time helps" if gained > lost else "More time harms"
-    text = (
-        f"from segment {m.budget} to {m.stop}, {gained} puzzles were gained and {lost} lost (exact McNemar p "
-        f"= {p:.2g})."
-    )
+    were = "puzzle was" if gained == 1 else "puzzles were"
+    text = f"from segment {m.budget} to {m.stop}, {gained} {were} gained and {lost} lost"
+    text += f" (exact McNemar p = {p:.2g})."
     if found is None:
         return Finding(verdict, f"{text} Every puzzle had been right at some segment before.")
     text += f" {found.events} of {found.n} puzzles never solved before were solved then, {rate(found)}"
@@ -218,9 +234,15 @@ def restart_finding(m: Measurement) -> Finding | None:
     """Whether a kick at the start frees the puzzles that the plain start failed."""
     if "basin_solved" not in m:
         return None
-    wrong = ~m.correct
-    if not wrong.any():
+    if m.correct.all():
         return Finding("No failure to restart", "every puzzle was solved from the plain start.")
+    length, wrong = restart_length(m), never_solved_plainly(m)
+    if wrong is None:
+        text = f"restarts ran for {length} segments, plain orbits for {m.stop} only."
+        return Finding(f"{UNDECIDED} whether kicks free failures", text)
+    if not wrong.any():
+        text = f"every failure had been right at some of its first {length} segments, without a kick."
+        return Finding("No failure to restart", text)
     sigmas = m.data["sigma"].to_numpy()
     kicks = [i for i, sigma in enumerate(sigmas) if sigma > 0]
     if not kicks:
@@ -230,24 +252,24 @@ def restart_finding(m: Measurement) -> Finding | None:
     single, best, _ = rates[chosen]
     plain = next((rates[i][1] for i in rates if sigmas[i] == 0), None)
     hits = m.restarts("basin_solved")[wrong][:, kicks]
-    never = wilson(int((~hits.any(axis=(1, 2))).sum()), int(wrong.sum()))
+    freed = int(hits.any(axis=(1, 2)).sum())
+    any_size = clopper_pearson(freed, int(wrong.sum()))
     K = m.data.sizes["restart"]
     picked = f" (the best of {len(kicks)} sizes, chosen afterwards)" if len(kicks) > 1 else ""
     still = f", {plain} without a kick" if plain is not None else ""
     text = (
-        f"of {int(wrong.sum())} failures of the plain start, {best} were solved by the best of {K} restarts "
-        f"at sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}; {share(never)} by none "
-        f"at any size. {K} restarts cost {K} times as much."
+        f"of {int(wrong.sum())} failures that the plain start never had right in {length} segments, "
+        f"{share(any_size)} were solved by some of {K * len(kicks)} restarts, {best} by the best of {K} at "
+        f"sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}. "
+        f"{K} restarts cost {K} times as much."
     )
-    return Finding(_kick_verdict(best, plain), text)
+    return Finding(_kick_verdict(share(any_size)), text)
 
 
-def _kick_verdict(best: Quantity, plain: Quantity | None) -> str:
-    if plain is not None and best.low <= plain.high:
-        return f"{UNDECIDED} whether kicks free failures"
-    if best.low > 0.5:
+def _kick_verdict(any_size: Quantity) -> str:
+    if any_size.low > 0.5:
         return "Kicks free most failures"
-    if best.high < 0.5:
+    if any_size.high < 0.5:
         return "Most failures withstand the kicks"
     return f"{UNDECIDED} whether kicks free most failures"
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -131,7 +132,7 @@ def _explanation(measurements: Sequence[Measurement]) -> str:
             else f"{m.n:,} of {planned:,} puzzles (the run is not complete)"
         )
         budget = (
-            f"trained for {m.budget}"
+            f"trained for {m.attrs['budget']}"
             if m.trained
             else f"no training budget, so the outcome is read at {m.budget}"
         )
@@ -278,7 +279,8 @@ def _provenance(m: Measurement, head: str) -> str:
 def _plain(value: object) -> str:
     """An attribute as text; versions may come as a dictionary, or as one written in json."""
     if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value)
+        with suppress(ValueError):  # a name may begin so
+            value = json.loads(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)

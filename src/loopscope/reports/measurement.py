@@ -121,6 +121,11 @@ class Measurement:
         """The drift that fates are read from: z_H as published, else that of the whole latent."""
         return next((v for v in ("drift_H", "drift") if v in self.data), None)
 
+    @property
+    def moved(self) -> str:
+        """What the drift is the change of, in words."""
+        return "z_H" if self.drift_name == "drift_H" else "the state"
+
     @cached_property
     def drift(self) -> np.ndarray:
         """Change of the state per segment, (B, T)."""

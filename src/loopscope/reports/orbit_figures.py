@@ -24,6 +24,7 @@ from loopscope.reports.drawing import (
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import median, rounded
 
+BOXED = 5  # values that a box of quartiles needs
 DRAWN = 500  # points drawn per outcome, evenly over the ranks; all of them are in the data
 FATES = {  # fate -> (settled, correct)
     "settled, solved": (True, True),
@@ -87,6 +88,8 @@ def _strip_and_box(ax: Axes, drawn: np.ndarray, values: np.ndarray, row: int, ou
     color = OUTCOMES[outcome]["color"]
     height = row - 0.32 + 0.3 * ((np.arange(len(drawn)) * 0.618034) % 1)
     ax.scatter(drawn, height, s=5, color=color, alpha=0.45, linewidths=0)
+    if np.isfinite(values).sum() < BOXED:
+        return
     ax.boxplot(
         [values[np.isfinite(values)]],
         positions=[row + 0.2],
@@ -186,7 +189,7 @@ def drift_against_exponent(m: Measurement) -> Plot:
     ax.set_ylabel(f"late drift ({_unit(m)})")
     label_right(ax, ends)
     caption = (
-        f"One mark per puzzle. Late drift: mean change of the state over the last segments up to {m.budget}. "
+        f"One mark per puzzle. Late drift: mean change of {m.moved} over the last segments up to {m.budget}. "
         f"In the grey band below the dotted threshold ({rounded(m.threshold.value)}, Otsu) an orbit counts "
         f"as settled. {_counts(m)}"
     )
@@ -216,10 +219,10 @@ def drift_series(m: Measurement) -> Plot:
     log_segments(ax, m.stop)
     if m.trained:
         mark_budget(ax, m.budget)
-    ax.set_ylabel(f"change of the state per segment ({_unit(m)})")
+    ax.set_ylabel(f"change of {m.moved} per segment ({_unit(m)})")
     label_right(ax, ends)
     caption = (
-        f"Median over puzzles of the change of the state ({m.drift_name}) in each segment; band: lower to "
+        f"Median over puzzles of the change of {m.moved} ({m.drift_name}) in each segment; band: lower to "
         f"upper quartile. A falling curve settles, a level one wanders. Outcome as of segment {m.budget}. "
         f"{_counts(m)}"
     )

@@ -59,9 +59,10 @@ def _accuracy(m: Measurement) -> dict[str, Quantity]:
     if "halt_logit" in m:
         halt = m.halt(m.budget)
         agrees = ((halt >= 0) == m.correct) & ~np.isnan(halt)
-        rows["halt signal right"] = share(
-            wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome"
-        )
+        if not np.isnan(halt).all():
+            rows["halt signal right"] = share(
+                wilson(int(agrees.sum()), m.n), "(halt logit ≥ 0) agrees with the outcome"
+            )
     return rows
 
 
@@ -97,7 +98,7 @@ def _escape(m: Measurement) -> dict[str, Quantity]:
         return {}
     found = escape(m)
     if found is None:
-        reason = f"every puzzle is solved by segment {m.budget}"
+        reason = f"every puzzle has been right at some segment by {m.escape_from}"
         return {"escape rate": Quantity(math.nan, math.nan, math.nan, 0, unit="per segment", note=reason)}
     rows = {"escape rate": rate(found)}
     if m.applications > 1:
@@ -171,8 +172,7 @@ def comparison_table(measurements: Sequence[Measurement], columns: Sequence[dict
         ["quantity", *(m.name for m in measurements)],
         rows,
         "Exponents of models with different numbers of applications per segment are not on one scale; "
-        "escape rates are, per application. Single training runs differ by about 2.5 points from seed to "
-        "seed.",
+        "escape rates are, per application. No interval covers the spread between training seeds.",
     )
 
 
@@ -186,7 +186,7 @@ def fate_rows(m: Measurement) -> Table | None:
     rows += [["all", a + c, b + d, a + b + c + d]]
     cut = table.threshold
     window = f"segments {m.budget - WINDOW + 1} to {m.budget}"
-    drift = f"Late drift: mean change of the state over {window} ({m.drift_name})."
+    drift = f"Late drift: mean change of {m.moved} over {window} ({m.drift_name})."
     if cut.reason:
         return Table(title, ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
     caption = (
@@ -228,6 +228,20 @@ def restart_rows(m: Measurement) -> Table | None:
     )
     header = ["plain start", "sigma", "one restart", "best of K", "one restart, at its end", "n"]
     return Table("Restarts", header, rows, caption)
+
+
+def restart_length(m: Measurement) -> int:
+    """Segments of a restart."""
+    return int(m.attrs.get("restart_segments", m.budget))
+
+
+def never_solved_plainly(m: Measurement) -> np.ndarray | None:
+    """Failures that the plain orbit had right at no segment within the length of a restart, (B,) bool.
+
+    What a restart solves of these, the kick has solved. None where the plain orbits are shorter.
+    """
+    length = restart_length(m)
+    return None if m.stop < length else ~m.correct & ~m.solved[:, :length].any(axis=1)
 
 
 def restart_rates(m: Measurement, chosen: np.ndarray, sigma: int) -> tuple[Quantity, Quantity, Quantity]:

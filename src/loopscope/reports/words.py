@@ -18,8 +18,9 @@ FOOTNOTES = {  # key -> (term, explanation)
     "budget": ("Training budget", "Segments per puzzle in training; the dashed grey line in the figures."),
     "drift": (
         "Drift",
-        "The length of the change of the state in one segment. Late drift is its mean over the last four "
-        "segments up to the budget. An orbit with small late drift has settled, any other wanders.",
+        "The length (Euclidean norm) of the change of z_H in one segment, of the whole state where there is "
+        "no z_H. Late drift is its mean over the last four segments up to the budget. An orbit with small "
+        "late drift has settled, any other wanders.",
     ),
     "exponent": (
         "Finite-time Lyapunov exponent",
