@@ -190,8 +190,9 @@ def fate_rows(m: Measurement) -> Table | None:
     if cut.reason:
         return Table(title, ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
     caption = (
-        f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu; the cut explains "
-        f"{100 * cut.separation:.0f} % of the variance of log drift, where a single normal peak gives 64 %). "
+        f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu on these drifts: "
+        f"other segments have another cut; it explains {100 * cut.separation:.0f} % of the variance of log "
+        "drift, where a single normal peak gives 64 %). "
         f"Without any threshold: {table.drift_gap}."
     )
     return Table(title, ["", "solved", "unsolved", "all"], rows, caption)
