@@ -67,11 +67,14 @@ def _names(ax: Axes, below: Axes, points: Sequence[Point]) -> None:
     """A number beside every mark, and below what it stands for, the cheapest first."""
     for place, numbers, on_front in _marked(points):
         shared = ", ".join(map(str, numbers))
-        ax.annotate(shared, place, xytext=(3, 3), textcoords="offset points", zorder=4, **_look(on_front))
+        look = {"ha": "right", "textcoords": "offset points", "zorder": 4, **_look(on_front)}
+        ax.annotate(shared, place, xytext=(-3, 3), **look)  # left of the mark: the line rises to the right
     below.axis("off")
     wide = blended_transform_factory(below.get_figure().transFigure, below.transAxes)  # type: ignore[union-attr]
     for i, p in enumerate(points, start=1):
-        name = f"{100 * p.exact.value:.1f} % for {p.cost.applications:,.4g}:  {p.label}"
+        cost = p.cost.applications
+        spent = f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
+        name = f"{100 * p.exact.value:.1f} %, {spent} applications:  {p.label}"
         for x, words, align in ((0.045, str(i), "right"), (0.06, name, "left")):
             height = 1 - i / (len(points) + 1)
             text = below.text(x, height, words, transform=wide, va="bottom", ha=align, **_look(p.on_front))
