@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from loopscope.dynamics.exponents import Bound
 from loopscope.reports import compare_figures, figures, orbit_figures, read_measurements, tables
 from loopscope.reports.boards import board_svg, token_text
 from loopscope.reports.drawing import _tick, to_svg
-from loopscope.reports.quantity import Quantity, median, rounded
+from loopscope.reports.quantity import Quantity, median, median_bound, rounded
 from report_data import BUDGET, SOLUTION, STOP, one, synthetic
 
 
@@ -53,6 +54,23 @@ def test_auc_and_medians_against_scipy() -> None:
     assert stats.binom.cdf(26, 40, 0.5) - stats.binom.cdf(13, 40, 0.5) > 0.95
     assert numbers["median exponent, unsolved"].low == pytest.approx(ranked[13])
     assert numbers["median exponent, unsolved"].high == pytest.approx(ranked[26])
+
+
+def test_a_median_of_bounds_is_a_bound_where_an_open_one_can_raise_it() -> None:
+    dimensions = [
+        Bound(0.0, True),
+        Bound(2.5, True),
+        Bound(4.0, False),
+    ]  # more could raise 4 alone: 2.5 stays
+    assert str(median_bound(dimensions, "", "")) == "2.50"
+    assert str(median_bound([*dimensions, *dimensions[2:]], "", "")) == "≥ 3.25"
+    entropies = [
+        Bound(0.0, True),
+        Bound(0.5, False),
+        Bound(0.9, True),
+    ]  # the middle one may be anything above
+    assert str(median_bound(entropies, "nats", "")) == "≥ 0.500 nats"
+    assert str(median_bound([], "", "no puzzle")) == "NaN: no puzzle"
 
 
 def test_early_exponent_uses_only_puzzles_still_open() -> None:

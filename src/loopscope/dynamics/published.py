@@ -46,7 +46,8 @@ def _trm(
 
 
 def _per_segment(value: float, low: float, high: float) -> Published:
-    note = f"printed as {value:+g} per sub-update, times {SUB_UPDATES}"  # so the rounding is seen
+    # the value was printed with fewer digits than its interval and may lie outside
+    note = f"printed as {value:+g} [{low:+g}, {high:+g}] per sub-update, times {SUB_UPDATES}"
     value, low, high = (round(SUB_UPDATES * number, 4) for number in (value, low, high))
     return _trm(value, low, high, 2048, note)
 

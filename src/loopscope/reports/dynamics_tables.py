@@ -22,6 +22,7 @@ from loopscope.reports.quantity import (
     Quantity,
     Table,
     median,
+    median_bound,
     of_statistic,
     rate,
     rounded,
@@ -80,21 +81,23 @@ def exponent_rows(m: Measurement) -> Table | None:
         for name, (values, unit) in parts.items()
     ]
     if k > 1:
-        spectra = [np.nanmedian(m.exponents[inside], axis=0) for inside in outcomes.values() if inside.any()]
-        if len(spectra) == len(outcomes):
-            bounds = {
-                "Kaplan-Yorke dimension": kaplan_yorke_dimension,
-                f"entropy bound, {NATS}": entropy_bound,
-            }
-            for name, bound in bounds.items():
-                rows.append([name, *(str(bound(s)).replace(">=", "≥") for s in spectra)])
+        bounds = {
+            "Kaplan-Yorke dimension": (kaplan_yorke_dimension, ""),
+            "entropy bound": (entropy_bound, NATS),
+        }
+        for name, (bound, unit) in bounds.items():
+            found = [[bound(spectrum) for spectrum in m.exponents[inside]] for inside in outcomes.values()]
+            cells = [median_bound(f, unit, f"no puzzle is {o}") for f, o in zip(found, outcomes, strict=True)]
+            rows.append([name, *cells])
     caption = (
         "Medians over puzzles. The whole orbit includes the segments in which the tangents still turn; the "
         "late half does not. The shares of the updates add up to the whole within a puzzle; they are no "
         "contraction rates, for an update leaves part of the latent as it is."
     )
     if k > 1:
-        caption += f" Dimension and entropy are those of the median spectrum of {k} exponents."
+        caption += (
+            f" Dimension and entropy follow from the {k} exponents of each puzzle; ≥: more would raise them."
+        )
     return Table("First exponent in parts", ["", *outcomes], rows, caption)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from loopscope.dynamics.escape import EscapeRate
+from loopscope.dynamics.exponents import Bound
 from loopscope.dynamics.outcomes import Statistic
 from loopscope.dynamics.statistics import Auc
 from loopscope.evaluation.intervals import Estimate, median_interval
@@ -28,6 +29,7 @@ class Quantity:
         kind: how to print it: a share (in %), an AUC, a signed number or a plain one.
         unit: printed after the number; empty for shares and AUCs.
         note: what it rests on, or why it is undefined.
+        least: whether the value is only a lower bound.
     """
 
     value: float
@@ -37,13 +39,15 @@ class Quantity:
     kind: Kind = "plain"
     unit: str = ""
     note: str = ""
+    least: bool = False
 
     def __str__(self) -> str:
         if math.isnan(self.value):
             return f"NaN: {self.note or 'undefined'}"
+        text = f"{'≥ ' if self.least else ''}{self.number(self.value)}{self.suffix}"
         if math.isnan(self.low) and math.isnan(self.high):
-            return f"{self.number(self.value)}{self.suffix}"
-        return f"{self.number(self.value)}{self.suffix} [{self.number(self.low)}, {self.number(self.high)}]"
+            return text
+        return f"{text} [{self.number(self.low)}, {self.number(self.high)}]"
 
     @property
     def suffix(self) -> str:
@@ -139,3 +143,12 @@ def median(values: np.ndarray, unit: str, empty: str) -> Quantity:
     """A median with its interval (`median_interval`); `empty` is noted where there is no value."""
     m = median_interval(values)
     return Quantity(m.value, m.low, m.high, m.n, "signed", unit, "" if m.n else empty)
+
+
+def median_bound(bounds: Sequence[Bound], unit: str, empty: str) -> Quantity:
+    """The median of bounds; itself only a bound while an open one in the middle or below could raise it."""
+    values = np.array([b.value for b in bounds])
+    m = median_interval(values)
+    middle = np.sort(values)[m.n // 2] if m.n else math.nan  # the upper one of two; NaN values sort last
+    least = any(not b.closed and b.value <= middle for b in bounds)
+    return Quantity(m.value, m.low, m.high, m.n, unit=unit, note="" if m.n else empty, least=least)
