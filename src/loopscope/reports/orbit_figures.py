@@ -208,7 +208,7 @@ def drift_series(m: Measurement) -> Plot:
     positive = m.drift[m.drift > 0]
     floor = float(positive.min()) if len(positive) else 1e-9  # an orbit that stands still has no logarithm
     for outcome, chosen in _by_outcome(m):
-        low, middle, high = np.nanquantile(m.drift[chosen], [0.25, 0.5, 0.75], axis=0)
+        low, middle, high = pd.DataFrame(m.drift[chosen]).quantile([0.25, 0.5, 0.75]).to_numpy()  # skips NaN
         color = OUTCOMES[outcome]["color"]
         band(ax, segment, np.maximum(low, floor), np.maximum(high, floor), color)
         line(ax, segment, np.maximum(middle, floor), outcome)
