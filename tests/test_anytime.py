@@ -218,6 +218,7 @@ def test_grid():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
+        ("", "--sweep: is empty"),
         ("segment=16", "--sweep segment=16: unknown lever. Did you mean segments?"),
         ("segments", "--sweep segments: expected lever=value,value"),
         ("segments=", "--sweep segments=: expected lever=value,value"),

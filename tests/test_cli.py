@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -96,6 +97,17 @@ def test_as_a_module():
         ("eval model --data puzzles.csv.gz --segments ,", "segments=[]: expected positive numbers"),
         ("eval model --data puzzles.csv.gz --dtype float8", "dtype=float8: expected one of"),
         ("eval model --data puzzles.csv.gz --restarts 2 --select best", "select=best: unknown rule"),
+        (
+            "eval model --data puzzles.csv.gz --split train",
+            "puzzles.csv.gz is a puzzle file, which has no splits",
+        ),
+        (
+            "eval model --data puzzles.csv.gz --arc-rule official",
+            "--arc-rule official: sudoku-2x2 is no ARC set",
+        ),
+        ("eval model --data puzzles.csv.gz --seed 9223372036854775808", "Invalid value for '--seed'"),
+        ("eval model --data puzzles.csv.gz --json /dev/null", "/dev/null: is no plain file"),
+        ("eval model --data puzzles.csv.gz --json -", "-: is no plain file"),
         ("eval model --data puzzles.csv.gz --set H_cycle=2", "Did you mean H_cycles?"),
         ("eval model --data puzzles.csv.gz --set H_cycles", "expected KEY=VALUE"),
         ("eval model --data puzzles.csv.gz --set device=cpu", "--set device=cpu: unknown setting"),
@@ -119,7 +131,9 @@ def test_as_a_module():
         ("measure model --data puzzles.csv.gz --out r.zarr --segments 0", "segments=0: expected at least 1"),
         ("report nothing.zarr", "nothing.zarr: no such folder"),
         ("report model", "model: not a measurement"),
-        ("solve model 123", "no Sudoku board has 3 cells"),
+        ("solve model 123", "the puzzle: no Sudoku board has 3 cells"),
+        ("solve model puzzles.csv.gz", "Use loopscope eval --data puzzles.csv.gz."),
+        ("solve model 1............... --data arc1", "--data arc1: only an ARC task"),
         ("solve model 1............x..", "the puzzle: question has 'x' in row 4, column 2"),
         ("solve model 11..............", "the puzzle: two 1s in row 1"),
         ("solve model " + "." * 81, "puzzles of 81 cells and 11 tokens"),
@@ -182,6 +196,18 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, monkeypatch, lin
     code, _, err = run(f"{line} puzzles.csv.gz/inside")
     assert code == 2
     assert "puzzles.csv.gz. Choose another path." in err
+
+
+def test_a_link_is_written_through_and_an_empty_text_is_no_puzzle(run, place):
+    (place / "kept.json").write_text("{}")
+    (place / "link.json").symlink_to("kept.json")
+    assert run("eval model --data puzzles.csv.gz --segments 1 --json link.json")[0] == 0
+    assert (place / "link.json").is_symlink()
+    assert "seconds_per_puzzle" in json.loads((place / "kept.json").read_text())
+    (place / "empty.txt").write_text(" \n")
+    code, _, err = run("solve model empty.txt")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: empty.txt: is empty, expected ")
 
 
 def test_our_own_errors_keep_their_traceback(monkeypatch, place):

@@ -95,6 +95,8 @@ def test_an_empty_answer_is_solved(tmp_path: Path):
         ("p.csv", b"source,question,answer,rating\n", "holds no rows"),
         ("p.csv", b"source,question,rating\na,b,1\n", "no column answer"),
         ("p.csv", f"{GOOD}\n".encode(), "no column question"),
+        ("p.csv", b"question;answer\n1;2\n", "Put commas between the columns"),
+        ("p.csv", b"question,answer\n1,2,3\n4,5,6\n", "line 2: has 3 fields, the header 2"),
         ("p.csv", gzip.compress(b"abc" * 100), "must end in .gz"),
         ("p.csv.gz", f"{HEADER}\n{GOOD}\n".encode(), "not readable as gzip"),
         ("p.csv.gz", gzip.compress(f"{HEADER}\n{GOOD}\n".encode())[:-12], "cut off"),

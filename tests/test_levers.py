@@ -265,7 +265,7 @@ def test_words():
         ({"start": "cold"}, "start=cold: unknown start. Choose one of perturbed, random."),
         ({"stop": "never"}, "stop=never: unknown rule. Choose one of budget, halt, settled"),
         ({"views": 0}, "views=0: expected at least 1"),
-        ({"segment_noise": float("inf")}, "segment_noise=inf: expected 0 or more"),
+        ({"segment_noise": float("inf")}, "segment_noise=inf: expected a finite number from 0 up"),
     ],
 )
 def test_mistakes(levers, message):

@@ -144,7 +144,7 @@ def test_labels_are_not_looked_at():
     ("arguments", "message"),
     [
         ({"select": "best"}, "select=best: unknown rule. Choose one of halt, residual, logit_change,"),
-        ({"segments": 0}, "segments=0"),
+        ({"segments": 0}, r"segments=\[0\]: expected positive numbers"),
         ({"restarts": 0}, "restarts=0"),
         ({"noise": -0.1}, "noise=-0.1"),
         ({"noise": float("nan")}, "noise=nan"),

@@ -26,6 +26,12 @@ def test_measured_agree_with_exact(run: xr.Dataset) -> None:
     assert {check.name.split(",")[0] for check in checks} >= {"escape rate", "AUC of -FTLE for solved"}
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_orbits_that_lose_digits_near_one_half_fail_no_check(seed: int) -> None:
+    checks = {c.name: c for c in toys.toy_checks(toys.run_toy(20_000, 16, seed=seed))}
+    assert checks["sum of growth, error of identity, 99 %"].passed
+
+
 def test_success_by_length() -> None:
     """Against a quasi-random count of 6e7 orbits (.217079 at 4, .387556 at 8) and published digits."""
     survival, _ = toys.exact_toy(128)

@@ -17,9 +17,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success fsync it and rename it into place.
 
     Works for a file or a folder. When the block raises, `path` keeps its former content and the
-    half-written copy is removed.
+    half-written copy is removed. A link is followed: what it points to is written.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

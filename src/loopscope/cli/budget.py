@@ -9,7 +9,7 @@ from typing import Any
 from loopscope.errors import UserError
 
 PLAIN: dict[str, tuple[Any, ...]] = {  # what options say that were not turned, in solve and in eval
-    "segments": (16, "16"),
+    "segments": (None,),
     "restarts": (1,),
     "views": (None, 1),
     "ensemble": (None,),

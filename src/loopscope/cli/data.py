@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -199,7 +200,7 @@ def tell(manifest: dict[str, Any], out: Path) -> None:
     ]
     options.table("", ["split", *keys], counts)
     options.say(f"written to {out}")
-    options.say(f"next: loopscope data show {out}")
+    options.say(f"next: loopscope data show {quote(str(out))}")
 
 
 @data.command()

@@ -15,7 +15,10 @@ from loopscope.errors import UserError
 def evaluate(
     model: options.Model,
     data: options.Data,
-    segments: Annotated[str, typer.Option(help="Numbers of segments to score at, with commas.")] = "16",
+    segments: Annotated[
+        str | None,
+        typer.Option(help="Numbers of segments to score at, with commas; default the training budget."),
+    ] = None,
     restarts: Annotated[
         int, typer.Option(help="Orbits per puzzle, the first from the plain start.", min=1)
     ] = 1,
@@ -100,7 +103,7 @@ def evaluate(
     from loopscope.evaluation.levers import Levers
     from loopscope.training.distributed import processes
 
-    wanted = options.parse_numbers(segments, int, "--segments")
+    wanted = None if segments is None else options.parse_numbers(segments, int, "--segments")
     levers: dict[str, Any] = {
         "restarts": restarts,
         "noise": noise,
@@ -126,7 +129,9 @@ def evaluate(
             refuse_arc(budget)
             evaluate_arc.refuse(levers | {"seed": 0}, {"ensemble": ensemble, "sweep": sweep})
         else:
-            evaluate_arc.refuse_elsewhere(puzzles.task.name, submission, versions)
+            rule = None if arc_rule == "ours" else arc_rule
+            only_arc = {"--submission": submission, "--versions": versions, "--arc-rule": rule}
+            evaluate_arc.refuse_elsewhere(puzzles.task.name, only_arc)
         networks = [options.load_model(name, known, dtype) for name in names]
         for network in networks if compiled else ():
             compile_model(network)
@@ -186,17 +191,19 @@ def show_sweep(
     names: list[str],
     networks: list[Any],
     puzzles: Any,
-    asked: tuple[str, dict[str, Any], list[int]],
+    asked: tuple[str, dict[str, Any], list[int] | None],
     common: dict[str, Any],
     out: Path | None,
     figure: Path | None,
 ) -> None:
     """Score a grid of settings, print them by cost, draw them."""
+    from loopscope.evaluation.subject import segments_wanted
     from loopscope.evaluation.sweep import parse_grid, run_sweep
     from loopscope.files import write_json
     from loopscope.training.distributed import is_main
 
     grid, levers, wanted = asked
+    wanted = segments_wanted(networks[0], wanted)
     points, facts = run_sweep(networks, puzzles, parse_grid(grid, levers, wanted), **common)
     if not is_main():
         return

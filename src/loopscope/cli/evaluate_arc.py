@@ -34,15 +34,18 @@ def refuse(levers: Mapping[str, Any], others: Mapping[str, Any] | None = None) -
         raise UserError(f"--{turned[0]}: ARC answers are chosen by vote over versions. Leave it out.")
 
 
-def refuse_elsewhere(task: str, submission: Path | None, versions: int | None) -> None:
+def refuse_elsewhere(task: str, given: Mapping[str, Any]) -> None:
     """Options that only a vote has.
 
+    Args:
+        task: a name.
+        given: value by option, None where it is not turned.
     Raises:
         UserError: one is given.
     """
-    for option, value in (("--submission", submission), ("--versions", versions)):
+    for option, value in given.items():
         if value is not None:
-            raise UserError(f"{option}: {task} is no ARC set. Leave it out.")
+            raise UserError(f"{option} {value}: {task} is no ARC set. Leave it out.")
 
 
 def vote(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -105,7 +106,7 @@ def measure(
     options.say(
         f"{solved} of {runs.sizes['puzzle']} puzzles solved after {budget} segments; written to {out}"
     )
-    options.say(f"next: loopscope report {out} --out report.html")
+    options.say(f"next: loopscope report {quote(str(out))} --out report.html")
 
 
 def print_cost(network: Any, puzzles: Any, settings: dict[str, Any], speak: bool) -> None:

@@ -27,6 +27,10 @@ def file_of(words: Sequence[str]) -> Path | None:
     text = words[0] if len(words) == 1 else ""
     path = Path(text)
     if text and len(text) < 256 and "\n" not in text and path.is_file():
+        if path.name.removesuffix(".gz").endswith(".csv"):
+            raise UserError(
+                f"{text}: a table of puzzles, expected {KINDS}. Use loopscope eval --data {text}."
+            )
         return path
     if path.suffix in FILES or "/" in text:
         raise UserError(f"{text}: no such file, expected {KINDS}. Check the path.")
@@ -50,7 +54,12 @@ def read_text_puzzle(words: Sequence[str], path: Path | None) -> PuzzleSet:
     from loopscope.tasks import Sudoku, sudoku_for
 
     cells = "".join(text.split())
-    task = sudoku_for(len(cells))
+    if not cells:
+        raise UserError(f"{name}: is empty, expected {KINDS}. Give one.")
+    try:
+        task = sudoku_for(len(cells))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     assert isinstance(task, Sudoku)
     return _alone(task, cells, name)
 

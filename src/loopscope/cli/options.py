@@ -15,11 +15,16 @@ from rich.text import Text
 
 from loopscope.errors import UserError
 
+MAX_SEED = 2**63 - 1  # what torch takes
+LEFT_WIDTH = 12  # that the words of a table need at least
+
 
 def file_to_write(path: Path | None) -> Path | None:
     """The path as it is; one that no file can be written to is refused here, before the long work."""
     if path is not None and path.is_dir():
         raise UserError(f"{path}: is a folder. Give the name of a file in it.")
+    if path is not None and (str(path) == "-" or (path.exists() and not path.is_file())):
+        raise UserError(f"{path}: is no plain file, and only such are written. Give the name of one.")
     return _place_to_write(path)
 
 
@@ -48,7 +53,7 @@ Data = Annotated[
 Split = Annotated[str, typer.Option(help="Which split of a built folder: test or train.")]
 Limit = Annotated[int | None, typer.Option(help="Take the first N puzzles only.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Puzzles per batch; bounds the memory.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=MAX_SEED)]
 Known = Annotated[
     list[str] | None, typer.Option("--set", help="A setting the checkpoint does not tell: --set L_cycles=6.")
 ]
@@ -77,6 +82,8 @@ def read_data(name: str, limit: int | None, skip_invalid: bool = False, split: s
     """The puzzles a `--data` names."""
     from loopscope.tasks import read_puzzles
 
+    if split != "test" and not Path(name).is_dir():
+        raise UserError(f"--split {split}: {name} is a puzzle file, which has no splits. Leave it out.")
     return read_puzzles(name, limit=limit, skip_invalid=skip_invalid, split=split)
 
 
@@ -128,8 +135,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
     if title:
         say(title, "bold")
     grid = Table(box=None, pad_edge=False, show_header=any(columns))
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][left:]
+    room = sum(widths) + 2 * len(widths) + LEFT_WIDTH <= console.width  # then words fold, but no number
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i < left else "right", overflow="fold")
+        grid.add_column(
+            column, justify="left" if i < left else "right", overflow="fold", no_wrap=room and i >= left
+        )
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

@@ -24,7 +24,9 @@ def solve(
             "Sudoku or a maze (#, space, S, G), or an ARC task (.json)."
         ),
     ],
-    segments: Annotated[int, typer.Option(help="Segments to run, at most.", min=1)] = 16,
+    segments: Annotated[
+        int | None, typer.Option(help="Segments to run, at most; default the training budget.", min=1)
+    ] = None,
     restarts: Annotated[int, typer.Option(help="Orbits, the first from the plain start.", min=1)] = 1,
     noise: options.Noise = 0.3,
     start: Annotated[str, typer.Option(help="Where restarts begin: perturbed or random.")] = "perturbed",
@@ -70,6 +72,7 @@ def solve(
     from loopscope.cli import evaluate_arc, one_puzzle, solve_anytime, solve_arc
     from loopscope.cli.budget import budget_of, refuse_arc
     from loopscope.evaluation.solve import solve as run
+    from loopscope.evaluation.subject import segments_wanted
 
     if gif is not None and gif.suffix != ".gif":
         raise UserError(f"--gif {gif}: expected a name that ends in .gif. Choose one.")
@@ -80,12 +83,15 @@ def solve(
     is_arc = path is not None and path.name.removesuffix(".gz").endswith(".json")
     if is_arc:
         refuse_arc(budget)
+    elif data is not None:
+        raise UserError(f"--data {data}: only an ARC task (.json) has a use for it. Leave it out.")
     others = {key: turned[key] for key in ("restarts", "stop", "select")}
     others |= {"segments": segments, "views": views, "trace": trace, "gif": gif}
     spending |= budget_of(budget, spending, others)
     if is_arc and path is not None:
         evaluate_arc.refuse(turned)
         network = options.load_model(model, known, "float32" if gif else None)
+        [segments] = segments_wanted(network, segments)
         puzzles = solve_arc.answer(network, path, data, segments, views, trace)
     else:
         puzzles = one_puzzle.read_text_puzzle(puzzle, path)
@@ -99,6 +105,7 @@ def solve(
         if budget is not None:
             solve_anytime.answer(network, puzzles, spending | common)
             return
+        [segments] = segments_wanted(network, segments)
         more = common | turned | {"segments": segments, "views": views or 1}
         show(puzzles, run(network, puzzles, **more, trace=trace), trace, select)
     if gif is not None:

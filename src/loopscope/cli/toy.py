@@ -36,7 +36,7 @@ def toy(
     options.say(STORY)
     checks = toy_checks(run)
     rows = [
-        [c.name, f"{c.expected:.5f}", f"{c.obtained:.5f}", f"{c.tolerance:.1g}", "ok" if c.passed else "FAIL"]
+        [c.name, f"{c.expected:.5g}", f"{c.obtained:.5g}", f"{c.tolerance:.1g}", "ok" if c.passed else "FAIL"]
         for c in checks
     ]
     options.table(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -75,7 +76,7 @@ def _train(words: list[str], out: Path | None, resume: Path | None, dry_run: boo
     else:
         raise UserError("--out is missing. Name the run folder, for example --out runs/first.")
     options.say(f"weights in {path}")
-    options.say(f"next: loopscope eval {path.parent} --data FILE")
+    options.say(f"next: loopscope eval {quote(str(path.parent))} --data FILE")
 
 
 def _train_seeds(words: list[str], out: Path | None, seeds: str, alone: bool) -> None:

@@ -18,11 +18,19 @@ import torch
 
 from loopscope.errors import UserError
 from loopscope.evaluation.arc_votes import KS, ArcVotes
-from loopscope.evaluation.evaluate import Evaluation, joined, record, segments_wanted
+from loopscope.evaluation.evaluate import Evaluation, joined, record
 from loopscope.evaluation.intervals import Estimate
 from loopscope.evaluation.metrics import Columns, clustered_scores, grade
 from loopscope.evaluation.stream import CHUNK, Chunk, Parts, casts_kept, finished, gathered
-from loopscope.evaluation.subject import blocks, check_fits, check_numbers, device_of, dtype_name, identity
+from loopscope.evaluation.subject import (
+    blocks,
+    check_fits,
+    check_numbers,
+    device_of,
+    dtype_name,
+    identity,
+    segments_wanted,
+)
 from loopscope.files import sha256
 from loopscope.tasks.arc.board import Arc
 from loopscope.tasks.arc.files import Pair
@@ -52,7 +60,7 @@ def evaluate_arc(
     puzzles: PuzzleSet,
     names: Sequence[str],
     *,
-    segments: int | Sequence[int] = 16,
+    segments: int | Sequence[int] | None = None,
     versions: int | None = None,
     rule: str = "ours",
     batch_size: int = 64,
@@ -65,7 +73,7 @@ def evaluate_arc(
         model: anything that keeps the `RecursiveSystem` protocol, trained with these identifiers.
         puzzles: the test split of an ARC folder.
         names: the name of every puzzle identifier (`tasks.storage.layout.names` of the folder).
-        segments: one or several numbers of segments at which to vote.
+        segments: one or several numbers of segments at which to vote; None takes the training budget.
         versions: show each task in its first versions only, the plain one being the first; None: all.
         rule: "ours" or "official" (`arc_votes`).
         batch_size: rows per batch.
@@ -78,7 +86,7 @@ def evaluate_arc(
     Raises:
         UserError: no ARC set, unknown identifiers, a number or rule that cannot be.
     """
-    wanted = segments_wanted(segments)
+    wanted = segments_wanted(model, segments)
     _check(model, puzzles, names, versions, batch_size)
     asked = shown(puzzles, versions)
     tests = pairs_asked(puzzles, names)

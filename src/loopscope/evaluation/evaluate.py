@@ -12,14 +12,20 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 
-from loopscope.errors import UserError
 from loopscope.evaluation.confidence import selection_value, surest_scores
 from loopscope.evaluation.intervals import Estimate, mean_share, wilson
 from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.metrics import RESAMPLES, Columns, by_difficulty, cells_right, grade, summary
 from loopscope.evaluation.solve import models_of, solve
 from loopscope.evaluation.stream import Parts, casts_kept, run_chunks
-from loopscope.evaluation.subject import batches, check_fits, check_numbers, dtype_name, identity
+from loopscope.evaluation.subject import (
+    batches,
+    check_fits,
+    check_numbers,
+    dtype_name,
+    identity,
+    segments_wanted,
+)
 from loopscope.provenance import provenance
 from loopscope.tasks.base import PAD, Batch, PuzzleSet, Task
 
@@ -88,7 +94,7 @@ def evaluate(
     model: Any,
     puzzles: PuzzleSet,
     *,
-    segments: int | Sequence[int] = 16,
+    segments: int | Sequence[int] | None = None,
     restarts: int = 1,
     noise: float = 0.3,
     start: str = "perturbed",
@@ -111,7 +117,8 @@ def evaluate(
     Args:
         model: anything that keeps the `RecursiveSystem` protocol, or a list of such, which vote together.
         puzzles: with labels.
-        segments: one or several numbers of segments at which to score.
+        segments: one or several numbers of segments at which to score; None takes the training budget of
+            the (first) model.
         restarts, noise, start, segment_noise, views, stop, select, seed: as for `solve`.
         batch_size: orbits per batch.
         answers: keep the answers, too, as the column `answer` (N, L) of the outcomes.
@@ -120,8 +127,8 @@ def evaluate(
     Raises:
         UserError: no labels, no puzzles, puzzles of another size than the model's, a bad number or name.
     """
-    wanted = segments_wanted(segments)
     models = models_of(model)
+    wanted = segments_wanted(models[0], segments)
     levers = Levers(wanted[-1], restarts, noise, start, segment_noise, views, stop, select, seed)
     check_numbers(batch_size, seed)
     for one in models:
@@ -321,18 +328,6 @@ def _scores_of(columns: Columns) -> dict[str, Estimate]:
 def _exact(rollouts: UInt8[np.ndarray, "N K L"], labels: UInt8[np.ndarray, "N L"]) -> Bool[np.ndarray, "N K"]:
     """Which rollouts are right in every supervised cell, one rollout of all puzzles at a time."""
     return np.stack([((a == labels) | (labels == PAD)).all(1) for a in rollouts.swapaxes(0, 1)], axis=1)
-
-
-def segments_wanted(segments: int | Sequence[int]) -> list[int]:
-    """One or several numbers of segments, ascending.
-
-    Raises:
-        UserError: one of them is not positive, or there is none.
-    """
-    wanted = sorted(set(np.ravel(segments).tolist()))
-    if not wanted or wanted[0] < 1:
-        raise UserError(f"segments={wanted}: expected positive numbers, for example --segments 16,64.")
-    return wanted
 
 
 def record(model: Any, puzzles: PuzzleSet, dtype: str) -> dict[str, Any]:

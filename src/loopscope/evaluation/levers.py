@@ -51,7 +51,7 @@ class Levers:
                 raise UserError(f"{key}={value}: expected at least 1{what}.")
         for key in ("noise", "segment_noise"):
             if not 0 <= (value := getattr(self, key)) < float("inf"):
-                raise UserError(f"{key}={value}: expected 0 or more.")
+                raise UserError(f"{key}={value}: expected a finite number from 0 up.")
 
     @property
     def is_plain(self) -> bool:

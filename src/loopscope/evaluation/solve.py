@@ -18,7 +18,7 @@ from loopscope.evaluation.levers import Levers
 from loopscope.evaluation.rollouts import all_jobs
 from loopscope.evaluation.selection import choose
 from loopscope.evaluation.stream import casts_kept
-from loopscope.evaluation.subject import check_fits, check_numbers
+from loopscope.evaluation.subject import check_fits, check_numbers, segments_wanted
 from loopscope.evaluation.views import draw_views
 from loopscope.tasks.base import PuzzleSet
 
@@ -72,7 +72,7 @@ def solve(
     model: Any,
     puzzles: PuzzleSet,
     *,
-    segments: int = 16,
+    segments: int | None = None,
     restarts: int = 1,
     noise: float = 0.3,
     start: str = "perturbed",
@@ -92,7 +92,7 @@ def solve(
         model: anything that keeps the `RecursiveSystem` protocol, or a list of such, whose rollouts are put
             together; each computes in its own dtype.
         puzzles: N puzzles.
-        segments: length of each orbit, at most.
+        segments: length of each orbit, at most; None takes the training budget of the (first) model.
         restarts: orbits per puzzle and view; the first from the plain start.
         noise: size of the perturbation (`starts.perturbed_start`).
         start: from where the other restarts begin: "perturbed" starts, or "random" ones
@@ -119,8 +119,9 @@ def solve(
             without so many views, or "verified" for one whose rules are not known (ARC).
     """
     began = time.perf_counter()
-    levers = Levers(segments, restarts, noise, start, segment_noise, views, stop, select, seed)
     models = models_of(model)
+    [segments] = segments_wanted(models[0], segments)
+    levers = Levers(segments, restarts, noise, start, segment_noise, views, stop, select, seed)
     check_numbers(batch_size, seed)
     for one in models:
         check_fits(one, puzzles)

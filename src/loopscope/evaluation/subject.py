@@ -6,7 +6,7 @@ does not tell is looked for in its parameters, or left out of the record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,20 @@ def dtype_name(z: Any) -> str:
 def budget_of(system: Any) -> int | None:
     """Segments used in training; None for a system that does not tell."""
     return getattr(getattr(system, "settings", None), "halt_max_steps", None)
+
+
+def segments_wanted(system: Any, segments: int | Sequence[int] | None) -> list[int]:
+    """One or several numbers of segments, ascending; the training budget of the system for None.
+
+    Raises:
+        UserError: one of them is not positive, there is none, or no training budget is told.
+    """
+    if segments is None and (segments := budget_of(system)) is None:
+        raise UserError(f"segments: {type(system).__name__} tells no training budget. Say how many to run.")
+    wanted = sorted(set(np.ravel(segments).tolist()))
+    if not wanted or wanted[0] < 1:
+        raise UserError(f"segments={wanted}: expected positive numbers, for example --segments 16,64.")
+    return wanted
 
 
 def identity(system: Any) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def parse_grid(text: str, given: Mapping[str, Any], segments: Sequence[int] = (1
     kinds: dict[str, Any] = {key: type(value) for key, value in asdict(Levers()).items()}
     grid: dict[str, list[Any]] = {key: [value] for key, value in given.items()}
     grid["segments"] = list(segments)
+    if not text.split():
+        raise UserError(f"--sweep: is empty, expected levers and values as in {EXAMPLE}.")
     for item in text.split():
         key, equals, values = item.partition("=")
         if not (equals and values):

@@ -31,9 +31,12 @@ def films(m: Measurement, model: Any) -> dict[str, Film]:
     """
     told, here = m.attrs.get("model_hash", ""), identity(model).get("model_hash", "")
     if told != here:
+        given, measured = (
+            f"{name} ({hash_[:12] or 'no hash'})"
+            for name, hash_ in ((identity(model)["model"], here), (m.attrs.get("model", "another"), told))
+        )
         raise UserError(
-            f"model {here[:12] or 'without hash'}: {m.name} was measured on {told[:12] or 'another'}. "
-            "Give the model that was measured."
+            f"{m.name}: measured on {measured}, not on {given}. Give the model that was measured."
         )
     if "inputs" not in m or "labels" not in m or "task" not in m.attrs:
         raise UserError(f"{m.name}: no boards recorded, so there is no film. Measure again.")

@@ -112,10 +112,12 @@ def read_rows(
     """
     path = Path(path)
     rows = _read_rows(path, limit)
-    board = _board(task or _kind(rows), rows, path) if not isinstance(task, TextTask) else task
     faults = _Faults(path, rows.lines, skip_invalid)
     for row, what in rows.ragged.items():
         faults.add(row, what)
+    if not faults.sound.any():
+        faults.report()
+    board = _board(task or _kind(rows), rows, path) if not isinstance(task, TextTask) else task
     ratings = _ratings(rows, faults)
     inputs, labels = _checked(board, rows, faults)
     _fill_in(board, rows, inputs, labels, faults, check_unique)
@@ -183,9 +185,13 @@ def _header(header: list[str] | None, path: Path) -> list[str]:
         )
     for name in ("question", "answer"):
         if name not in header:
+            mend = (
+                "Put commas between the columns"
+                if len(header) == 1 and name in header[0]
+                else "Add the header line"
+            )
             raise UserError(
-                f"{path} line 1: no column {name}, expected the header {','.join(COLUMNS)}. "
-                "Add the header line."
+                f"{path} line 1: no column {name}, expected the header {','.join(COLUMNS)}. {mend}."
             )
     return header
 
@@ -205,7 +211,8 @@ def _kind(rows: _Rows) -> str:
 
 def _board(name: str, rows: _Rows, path: Path) -> TextTask:
     """The task of that name whose board has as many cells as most questions."""
-    length = Counter(map(len, rows.columns["question"])).most_common(1)[0][0]
+    questions = (q for i, q in enumerate(rows.columns["question"]) if i not in rows.ragged)
+    length = Counter(map(len, questions)).most_common(1)[0][0]
     try:
         board = TASKS[name](length)
     except UserError as error:

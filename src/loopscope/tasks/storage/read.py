@@ -28,8 +28,8 @@ def read_puzzles(
         task: a task or its name; by default what is read tells it.
         limit: take the first rows only.
         skip_invalid: leave faulty rows of a file out, with one warning on the logger `loopscope`.
-        check_unique: also demand exactly one solution, equal to the answer; of a file only, as the rows
-            of a folder were checked when it was built.
+        check_unique: also demand exactly one solution, equal to the answer. This one and the one before are
+            refused for a folder, whose rows were checked when it was built.
         split: which split of a folder; a file has none.
     Returns:
         The puzzles with labels; facts are those of the task (`givens` for Sudoku), and `source` and
@@ -38,6 +38,9 @@ def read_puzzles(
         UserError: there is nothing there, or what is there is damaged; names the file and mostly the row.
     """
     if Path(path).is_dir():
+        if skip_invalid or check_unique:
+            which = "skip_invalid" if skip_invalid else "check_unique"
+            raise UserError(f"{path}: {which} is for files; a folder was checked when built. Leave it out.")
         return read_folder(path, split, task, limit)
     if task is not None and not isinstance(task, str | TextTask):
         raise UserError(f"{path}: {task.name} is not kept in puzzle files. Give a built folder.")
