@@ -70,6 +70,21 @@ def test_an_analytic_part_frozen_leaves_the_other_exponents():
     assert np.isneginf(growth[:, 1, 16]).all()
 
 
+def test_a_part_is_held_through_the_updates_of_a_system_that_starts_elsewhere():
+    model, donor = tiny_model(), rows(BATCH, slice(0, 1))
+    plain = orbit(frozen(model, "z_L"), BATCH, 2)[2]
+    for same in (
+        started_at(model, 0),
+        kicked_at(model, 0, sigma=0.0, seed=0),
+        started_at(started_at(model, 0), 0),
+    ):
+        assert torch.equal(orbit(frozen(same, "z_L"), BATCH, 2)[2].z_H, plain.z_H)
+    swap = swapped(model, donor, 0)  # the start is the same for every puzzle
+    assert torch.equal(orbit(frozen(swap, "z_L"), BATCH, 2)[2].z_H, plain.z_H)
+    for changed in (damped(model, 0.5), frozen(model, "z_L")):
+        assert not hasattr(changed, "updates")
+
+
 def test_ablated_is_zero_and_unknown_parts_are_refused():
     assert (orbit(ablated(tiny_model(), "z_L"), BATCH, 2)[2].z_L == 0).all()
     with pytest.raises(UserError, match="z_H, z_L"):

@@ -25,7 +25,13 @@ from loopscope.models.noise import GOLDEN, mix
 
 
 class Changed:
-    """A system with one thing changed; what it does not change it takes from the system inside."""
+    """A system with one thing changed; what it does not change it takes from the system inside.
+
+    Attributes:
+        hidden: what it does not take from there: the single updates, where the map is a changed one.
+    """
+
+    hidden: tuple[str, ...] = ("updates", "schedule")
 
     def __init__(self, system: Any, what: str) -> None:
         self.inside, self.what = system, what
@@ -54,26 +60,47 @@ class Changed:
         return self.inside.readout(z, ctx)
 
     def __getattr__(self, name: str) -> Any:
-        """Device, settings, dtype and the like; but not the single updates, which know of no change."""
+        """Device, settings, dtype and the like."""
         if name == "compute_in":
             compute_in = self.inside.compute_in
             return lambda dtype: (compute_in(dtype), self)[1]
-        if name.startswith("__") or name in ("inside", "updates", "schedule"):
+        if name.startswith("__") or name in ("inside", *self.hidden):
             raise AttributeError(name)
         return getattr(self.inside, name)
 
 
 class With(NamedTuple):
-    """A context and a latent that goes with it."""
+    """A context and what goes with it, such as a latent."""
 
     ctx: Any
-    latent: Any
+    more: Any
+
+
+class Carrying(Changed):
+    """The context carries something more (`With`); the map is that of the system inside."""
+
+    hidden: tuple[str, ...] = ()
+
+    def initial_state(self, ctx: With) -> Any:
+        return self.inside.initial_state(ctx.ctx)
+
+    def segment(self, z: Any, ctx: With) -> Any:
+        return self.inside.segment(z, ctx.ctx)
+
+    def readout(self, z: Any, ctx: With) -> Any:
+        return self.inside.readout(z, ctx.ctx)
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return (lambda ctx: found(ctx.ctx)) if name == "updates" else found
 
 
 # -- other starts
 
 
 class _Started(Changed):
+    hidden = ()  # the map is the one inside
+
     def __init__(self, system: Any, what: str, start: Callable[[Any], Any]) -> None:
         super().__init__(system, what)
         self.start = start
@@ -107,7 +134,7 @@ def kicked_at(system: Any, segment: int, *, sigma: float, seed: int) -> Any:
     return _Started(system, f"kicked at {segment}, sigma {sigma}, seed {seed}", move)
 
 
-class _Swapped(Changed):
+class _Swapped(Carrying):
     """The donors' state is made on encoding, where the number of puzzles is known."""
 
     def __init__(self, system: Any, donors: Any, segment: int) -> None:
@@ -128,13 +155,7 @@ class _Swapped(Changed):
         return With(ctx, z if given == size else repeat(z, size))
 
     def initial_state(self, ctx: With) -> Any:
-        return ctx.latent
-
-    def segment(self, z: Any, ctx: With) -> Any:
-        return self.inside.segment(z, ctx.ctx)
-
-    def readout(self, z: Any, ctx: With) -> Any:
-        return self.inside.readout(z, ctx.ctx)
+        return ctx.more
 
 
 def swapped(system: Any, donors: Any, segment: int) -> Any:
@@ -152,8 +173,10 @@ def swapped(system: Any, donors: Any, segment: int) -> Any:
 # -- parts held
 
 
-class _Held(Changed):
+class _Held(Carrying):
     """Named parts of the latent keep one value, through every update where the system offers updates."""
+
+    hidden = Changed.hidden
 
     def __init__(self, system: Any, parts: tuple[str, ...], keep: float, what: str) -> None:
         super().__init__(system, f"{what} {' '.join(parts)}")
@@ -178,11 +201,8 @@ class _Held(Changed):
             z = self._hold(f(z), ctx)
         return z
 
-    def readout(self, z: Any, ctx: With) -> Any:
-        return self.inside.readout(z, ctx.ctx)
-
     def _hold(self, z: Any, ctx: With) -> Any:
-        return z._replace(**{part: getattr(ctx.latent, part) for part in self.parts})
+        return z._replace(**{part: getattr(ctx.more, part) for part in self.parts})
 
 
 def frozen(system: Any, *parts: str) -> Any:

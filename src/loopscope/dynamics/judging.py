@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from loopscope.dynamics.interventions import Changed, With
+from loopscope.dynamics.interventions import Carrying, With
 from loopscope.errors import UserError
 from loopscope.evaluation.metrics import cells_right
 
 
-class Judged(Changed):
+class Judged(Carrying):
     """A system whose context holds the expected answer; its orbits are those of the system inside."""
 
     def __init__(self, system: Any) -> None:
@@ -34,24 +34,9 @@ class Judged(Changed):
             raise UserError("judged: the batch has no labels. Use puzzles with answers.")
         return With(self.inside.encode(batch), batch.labels)
 
-    def initial_state(self, ctx: With) -> Any:
-        return self.inside.initial_state(ctx.ctx)
-
-    def segment(self, z: Any, ctx: With) -> Any:
-        return self.inside.segment(z, ctx.ctx)
-
-    def readout(self, z: Any, ctx: With) -> Any:
-        return self.inside.readout(z, ctx.ctx)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "updates":  # nothing is changed: parts can still be held through every one of them
-            updates = self.inside.updates
-            return lambda ctx: updates(ctx.ctx)
-        return super().__getattr__(name)
-
     def solved(self, z: Any, ctx: With) -> Int[Tensor, " B"]:
         """1 where every cell is right, else 0."""
-        return cells_right(self._tokens(z, ctx), ctx.latent)[1].long()
+        return cells_right(self._tokens(z, ctx), ctx.more)[1].long()
 
     def unsolved(self, z: Any, ctx: With) -> Bool[Tensor, " B"]:
         """Whether some cell is wrong: what "alive" means for a search."""
