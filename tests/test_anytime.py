@@ -182,10 +182,10 @@ def test_a_budget_at_the_command_line(tmp_path, monkeypatch, capsys):
     ("options", "message"),
     [
         ("--budget 5", "one segment of this model takes 6 block applications"),
-        ("--budget 12 --segments 9", "--segments 9: no use beside --budget"),
-        ("--budget 12 --ensemble model", "--ensemble model: no use beside --budget"),
-        ("--budget 12 --sweep views=1,2", "--sweep views=1,2: no use beside --budget"),
-        ("--policy luby", "--policy luby: says how a budget is spent"),
+        ("--budget 12 --segments 9", "--segments 9: cannot be combined with --budget"),
+        ("--budget 12 --ensemble model", "--ensemble model: cannot be combined with --budget"),
+        ("--budget 12 --sweep views=1,2", "--sweep views=1,2: cannot be combined with --budget"),
+        ("--policy luby", "--policy luby: has no effect without --budget"),
     ],
 )
 def test_a_budget_that_does_not_go_is_one_line(tmp_path, monkeypatch, capsys, options, message):

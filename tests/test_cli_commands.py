@@ -72,7 +72,7 @@ def test_interrupted_measure_says_how_to_go_on(run, monkeypatch, after):
     code, _, err = run(line)
     assert code == 130
     assert (
-        "4 of 6 puzzles are kept in i2.zarr; the same command goes on" if after else "nothing is kept"
+        "4 of 6 puzzles are kept in i2.zarr; the same command goes on" if after else "nothing was kept"
     ) in err
     monkeypatch.setattr(measuring, "_measure_block", original)
     assert run(line)[0] == 0

@@ -149,10 +149,10 @@ def first_of(items, count):
         ("--budget nans", "--budget nans: expected a time"),
         ("--budget 5", "one segment of this model takes 6 block applications"),
         ("--budget 5s --policy hope", "--policy hope: unknown. Choose one of deepen, restart, luby"),
-        ("--budget 5s --segments 9", "--segments 9: no use beside --budget"),
-        ("--budget 5s --trace", "--trace: no use beside --budget"),
-        ("--policy luby", "--policy luby: says how a budget is spent. Add --budget 10s"),
-        ("--cutoff 3", "--cutoff 3: says how a budget is spent"),
+        ("--budget 5s --segments 9", "--segments 9: cannot be combined with --budget"),
+        ("--budget 5s --trace", "--trace: cannot be combined with --budget"),
+        ("--policy luby", "--policy luby: has no effect without --budget. Add --budget 10s"),
+        ("--cutoff 3", "--cutoff 3: has no effect without --budget"),
     ],
 )
 def test_budget_mistakes_are_one_line(run, options, message):

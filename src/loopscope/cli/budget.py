@@ -62,7 +62,7 @@ def budget_of(text: str | None, spending: Mapping[str, Any], others: Mapping[str
     if text is None:
         for key, value in spending.items():
             if value not in PLAIN[key]:
-                raise UserError(f"--{key} {value}: says how a budget is spent. Add --budget 10s.")
+                raise UserError(f"--{key} {value}: has no effect without --budget. Add --budget 10s.")
         return {}
     if spending["policy"] not in POLICIES:
         raise UserError(f"--policy {spending['policy']}: unknown. Choose one of {', '.join(POLICIES)}.")
@@ -70,7 +70,7 @@ def budget_of(text: str | None, spending: Mapping[str, Any], others: Mapping[str
         if value not in PLAIN[key]:
             shown = value[0] if isinstance(value, list) else value
             given = f"--{key}" if value is True else f"--{key} {shown}"
-            raise UserError(f"{given}: no use beside --budget, which is spent by --policy. Leave one out.")
+            raise UserError(f"{given}: cannot be combined with --budget. Leave one out.")
     return parse_budget(text)
 
 

@@ -45,7 +45,7 @@ def refuse_elsewhere(task: str, given: Mapping[str, Any]) -> None:
     """
     for option, value in given.items():
         if value is not None:
-            raise UserError(f"{option} {value}: {task} is no ARC set. Leave it out.")
+            raise UserError(f"{option} {value}: {task} is not an ARC set. Leave it out.")
 
 
 def vote(

@@ -24,7 +24,7 @@ def file_to_write(path: Path | None) -> Path | None:
     if path is not None and path.is_dir():
         raise UserError(f"{path}: is a folder. Give the name of a file in it.")
     if path is not None and (str(path) == "-" or (path.exists() and not path.is_file())):
-        raise UserError(f"{path}: is no plain file, and only such are written. Give the name of one.")
+        raise UserError(f"{path}: is not a regular file. Give a file name.")
     return _place_to_write(path)
 
 
@@ -168,7 +168,7 @@ def interrupted(out: Path, n: int) -> typer.Exit:
         done = open_measurement(out).sizes["puzzle"]
         kept = f"{done} of {n} puzzles are kept in {out}; the same command goes on from there"
     else:
-        kept = "nothing is kept, no block was complete; with a smaller --batch-size they are sooner"
+        kept = "nothing was kept: no block was complete. A smaller --batch-size completes blocks sooner"
     typer.echo(kept, err=True)
     return typer.Exit(130)
 

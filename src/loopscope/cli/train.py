@@ -46,7 +46,7 @@ def train(
     loopscope train sudoku9-cpu train.steps=4000 --dry-run
     loopscope train --resume runs/sudoku9
     loopscope train sudoku6-cpu --seeds 0,1,2 --out runs/three
-    torchrun --nproc-per-node 8 -m loopscope train sudoku-trm-mlp --out runs/c
+    torchrun --nproc-per-node 8 -m loopscope train sudoku-trm-mlp data.path=DIR --out RUN
     """
     with one_voice():
         words = [word for word in (recipe, *(overrides or [])) if word]
