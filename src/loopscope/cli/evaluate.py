@@ -57,13 +57,11 @@ def evaluate(
         Path | None,
         typer.Option(help="ARC: write the answers as Kaggle asks for them.", callback=options.file_to_write),
     ] = None,
-    out: options.Json = None,
-    answers: Annotated[
+    json: options.Json = None,
+    out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            help="Write each answer here: .csv, .csv.gz or .parquet.",
-            callback=options.file_to_write,
+            help="Write each answer here: .csv, .csv.gz or .parquet.", callback=options.file_to_write
         ),
     ] = None,
     split: options.Split = "test",
@@ -114,8 +112,8 @@ def evaluate(
         "select": select,
         "seed": seed,
     }
-    Levers(**levers)
-    check_targets(answers, figure, sweep)
+    Levers(**levers)  # for its complaints, before the long work
+    check_targets(out, figure, sweep)
     spending: dict[str, Any] = {"policy": policy, "cutoff": cutoff}
     others = {key: levers[key] for key in ("restarts", "views", "stop", "select")}
     others |= {"segments": segments, "ensemble": ensemble, "sweep": sweep}
@@ -138,13 +136,13 @@ def evaluate(
         if is_arc:
             whole = puzzles if limit is None else evaluate_arc.first_tasks(data, split, limit)
             voting = {"segments": wanted, "versions": versions, "rule": arc_rule, **common}
-            evaluate_arc.vote(model, networks[0], whole, data, voting, (out, answers, submission))
+            evaluate_arc.vote(model, networks[0], whole, data, voting, (json, out, submission))
         elif sweep is not None:
-            show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, out, figure)
+            show_sweep(names, networks, puzzles, (sweep, levers, wanted), common, json, figure)
         else:
             spending |= {key: levers[key] for key in ("noise", "start", "segment_noise", "seed")}
             asked = {"segments": wanted, **levers} if budget is None else spending
-            score(names, networks, puzzles, asked | common, out, answers)
+            score(names, networks, puzzles, asked | common, json, out)
 
 
 def score(
@@ -152,8 +150,8 @@ def score(
     networks: list[Any],
     puzzles: Any,
     asked: dict[str, Any],
+    json: Path | None,
     out: Path | None,
-    answers: Path | None,
 ) -> None:
     """Score one setting or budget, in chunks that outlive a kill where answers are asked for."""
     from loopscope.evaluation.budget import evaluate_budget
@@ -161,26 +159,26 @@ def score(
     from loopscope.evaluation.stream import parts_of
     from loopscope.training.distributed import is_main
 
-    parts = parts_of(answers) if answers is not None else None
+    parts = parts_of(out) if out is not None else None
     run = evaluate_budget if "policy" in asked else score_segments
     subject = networks if "segments" in asked else networks[0]
-    result = run(subject, puzzles, answers=answers is not None, parts=parts, **asked)
+    result = run(subject, puzzles, answers=out is not None, parts=parts, **asked)
     if not is_main():
         return
     scores.print_scores(" + ".join(names), result)
-    scores.write_results(result, puzzles, out, answers)
+    scores.write_results(result, puzzles, json, out)
     if parts is not None:
         parts.remove()
 
 
-def check_targets(answers: Path | None, figure: Path | None, sweep: str | None) -> None:
+def check_targets(out: Path | None, figure: Path | None, sweep: str | None) -> None:
     """Refuse what cannot be written before the long work."""
-    if answers is not None:
+    if out is not None:
         from loopscope.evaluation.answer_file import check_target
 
-        check_target(answers)
+        check_target(out)
         if sweep is not None:
-            raise UserError(f"--out {answers}: a sweep keeps no answers. Leave it out, or --sweep.")
+            raise UserError(f"--out {out}: a sweep keeps no answers. Leave it out, or --sweep.")
     if figure is not None and sweep is None:
         raise UserError(f"--figure {figure}: only a sweep is drawn. Give --sweep, too.")
     if figure is not None and figure.suffix not in (".svg", ".png"):
@@ -193,7 +191,7 @@ def show_sweep(
     puzzles: Any,
     asked: tuple[str, dict[str, Any], list[int] | None],
     common: dict[str, Any],
-    out: Path | None,
+    json: Path | None,
     figure: Path | None,
 ) -> None:
     """Score a grid of settings, print them by cost, draw them."""
@@ -217,9 +215,9 @@ def show_sweep(
     options.say(
         "* on the front: nothing else is at least as accurate for at most as many applications", "dim"
     )
-    if out is not None:
-        write_json(out, {**facts, "points": [p.to_dict() for p in points]})
-        options.say(f"\nwritten to {out}")
+    if json is not None:
+        write_json(json, {**facts, "points": [p.to_dict() for p in points]})
+        options.say(f"\nwritten to {json}")
     if figure is not None:
         from loopscope.reports.sweep_figure import draw_sweep, save
 

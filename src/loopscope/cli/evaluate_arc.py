@@ -56,7 +56,7 @@ def vote(
     voting: dict[str, Any],
     files: tuple[Path | None, Path | None, Path | None],
 ) -> None:
-    """Score an ARC set by vote over versions, and write scores, answers and submission, where asked for.
+    """Score an ARC set by vote over versions, and write the files asked for: scores, answers, submission.
 
     Finished chunks outlive a kill beside the answers, or beside the submission.
     """
@@ -66,7 +66,7 @@ def vote(
     from loopscope.tasks.storage.layout import names
     from loopscope.training.distributed import is_main
 
-    out, answers, submission = files
+    scores_file, answers, submission = files
     kept = answers or submission
     parts = parts_of(kept) if kept is not None else None
     result, votes = evaluate_arc(network, puzzles, names(data), parts=parts, **voting)
@@ -77,7 +77,7 @@ def vote(
         most = max(votes)
         write_text(submission, json.dumps(votes[most].submission()))
         options.say(f"\nsubmission, {most} segments, written to {submission}")
-    scores.write_results(result, puzzles, out, answers)
+    scores.write_results(result, puzzles, scores_file, answers)
     if parts is not None:
         parts.remove()
 

@@ -90,14 +90,14 @@ def costs_in_words(cost: Cost) -> list[str]:
     return [f"{cost.applications:,.4g}", work, f"{1e3 * cost.seconds:,.3g}"]
 
 
-def write_results(result: Evaluation, puzzles: Any, out: Path | None, answers: Path | None) -> None:
+def write_results(result: Evaluation, puzzles: Any, json: Path | None, out: Path | None) -> None:
     """Scores as json and answers as a table, where asked for."""
     from loopscope.evaluation.answer_file import answer_table, write_answers
     from loopscope.files import write_json
 
+    if json is not None:
+        write_json(json, result.to_dict())
+        options.say(f"\nwritten to {json}")
     if out is not None:
-        write_json(out, result.to_dict())
-        options.say(f"\nwritten to {out}")
-    if answers is not None:
-        write_answers(answers, answer_table(result, puzzles))
-        options.say(f"\nanswers, {max(result.outcomes)} segments, written to {answers}")
+        write_answers(out, answer_table(result, puzzles))
+        options.say(f"\nanswers, {max(result.outcomes)} segments, written to {out}")
