@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import loopscope as ls
-from loopscope.config import ModelSettings
+from loopscope.config import ModelSettings, Recipe
 from loopscope.dynamics.system import check_system
 from loopscope.errors import UserError
 from loopscope.models import RecursiveModel, build_model
@@ -18,6 +18,7 @@ from loopscope.models.folder import save_model
 from loopscope.tasks import PuzzleSet, Sudoku
 from loopscope.tasks.sudoku.generate import generate
 from loopscope.tasks.sudoku.symmetry import random_symmetry
+from loopscope.training.setup import make_trainer, resolve
 
 BOARDS = [Sudoku(2, 2), Sudoku(2, 3), Sudoku(3, 3)]
 
@@ -70,6 +71,21 @@ def deviation(model: RecursiveModel, task: Sudoku) -> float:
         expected[:, :, torch.from_numpy(symmetry.digits)] = plain[:, torch.from_numpy(symmetry.cells)]
         worst = max(worst, float((moved - expected).abs().max() / plain.abs().max()))
     return worst
+
+
+def test_other_boxes_are_refused() -> None:
+    """Boards of 3x2 boxes have as many cells as those of 2x3, and other rules."""
+    model, puzzles = model_for(Sudoku(2, 3)), generate(Sudoku(3, 2), 2, 18, np.random.default_rng(0))
+    with pytest.raises(UserError, match="is built for sudoku-2x3, not sudoku-3x2"):
+        ls.evaluate(model, puzzles)
+    with pytest.raises(UserError, match="is built for sudoku-2x3, not sudoku-3x2"):
+        ls.measure(model, puzzles)
+    data = {"generate": {"count": 4, "givens": 18, "box_rows": 3, "box_cols": 2}, "validation": 0}
+    recipe = resolve(
+        Recipe(model=model.settings.model_copy(update={"seq_len": 0, "vocab_size": 0}), data=data), puzzles
+    )
+    with pytest.raises(UserError, match="is built for sudoku-2x3, not sudoku-3x2"):
+        make_trainer(recipe, puzzles, "nowhere")
 
 
 @pytest.mark.parametrize("task", BOARDS, ids=lambda task: task.name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from checkpoints import FOLDER, GOOD, SMALL, one_line, same_weights
+import loopscope as ls
 from loopscope.config import ModelSettings
 from loopscope.models import build_model
 from loopscope.models.folder import save_model
@@ -134,6 +135,12 @@ def test_shapes_tell_the_same_model(change: dict[str, Any]) -> None:
     again = build_model(ModelSettings(**{k: getattr(settings, k) for k in untold} | found), seed=0)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in state.items()}
     assert (found["arch"], found["forward_dtype"]) == (settings.arch, settings.forward_dtype)
+
+
+def test_a_model_without_a_table_loads_whatever_identifiers_its_puzzles_had(tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"puzzle_emb_ndim": 0, "num_puzzle_identifiers": 9})
+    save_model(build_model(settings, seed=0), tmp_path / "model")
+    assert ls.load(tmp_path / "model").settings == settings
 
 
 def test_the_latest_step_wins(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import loopscope as ls
 from loopscope.errors import UserError
 from loopscope.models.folder import save_model
 from loopscope.reports import playground
@@ -88,6 +89,16 @@ def test_the_shipped_puzzles_of_a_size():
     for name, text in [*nine.items(), *six.items()]:
         assert f"({sum(c != '.' for c in text)} givens)" in name
     assert puzzles_for(16) == {}
+
+
+def test_the_first_puzzle_needs_more_than_the_budget():
+    name = list(puzzles_for(81))[playground.FIRST]
+    assert name.startswith("sudoku9-hard 10 ")
+    model = ls.load(playground.MODEL, dtype="float32")
+    puzzle = ls.read_puzzles("sudoku9-hard")[[playground.FIRST]]
+    right = (ls.solve(model, puzzle, segments=32, trace=True).trace == puzzle.labels[:, None]).all(2)[0]
+    assert not right[: model.settings.halt_max_steps].any()
+    assert right[-1]
 
 
 def test_models_it_cannot_show(tmp_path):

@@ -99,6 +99,8 @@ def test_the_start_of_a_life_is_not_the_saddle() -> None:
     starts = column(np.random.default_rng(2).random(20_000))
     found = sprinkler(OpenTent(), starts, in_unit, segments=9, middle=(8, 9))
     assert not to_cantor(found.states[0][:, 0].numpy(), 3).all()
+    with pytest.raises(UserError, match="latent of dtype bfloat16"):
+        sprinkler(OpenTent(), column([0.5]).bfloat16(), in_unit, segments=3, exponents=1)
     nobody = sprinkler(OpenTent(), column([0.5, 0.4]), in_unit, segments=9)
     assert nobody.reason == "no orbit lived for 9 segments"
     assert nobody.escaped_at.tolist() == [1, 1]
@@ -148,6 +150,34 @@ def test_edge_of_the_cubic_map() -> None:
     assert math.isnan(found.exponents[2])
     assert torch.equal(found.below[2:], column([0.2])) is False  # untracked rows just run on
     assert found.exponent.n == 2
+
+
+def test_a_pair_that_ends_alike_has_lost_the_border() -> None:
+    """What is captured within 16 segments changes along an orbit; every pair without a reason is astride."""
+
+    class Hole(Map):
+        def segment(self, z: Tensor, ctx: Any) -> Tensor:
+            return torch.where((z > 1) | ((z - 0.5).abs() < 0.04), 2.0, 4 * z * (1 - z))
+
+    system, horizon = Hole(), 16
+    captured = lambda z, ctx: (z[:, 0] > 1).long()  # noqa: E731
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(400, 1, generator=draw, dtype=torch.float64) for _ in range(2))
+    found = edge_track(
+        system, first, first, second, captured, horizon=horizon, segments=40, close=1e-9, part=1e-3
+    )
+
+    def end(z: Tensor) -> Tensor:
+        for _ in range(horizon):
+            z = system.segment(z, None)
+        return captured(z, None)
+
+    kept = np.array([reason == "" for reason in found.reason])
+    lost = np.array(["was lost" in reason for reason in found.reason])
+    assert kept.sum() > 20
+    assert lost.sum() > 20
+    assert (end(found.below) != end(found.above)).numpy()[kept].all()
+    assert np.isfinite(found.exponents[kept]).all()
 
 
 def test_edge_whose_growth_fluctuates() -> None:

@@ -42,11 +42,12 @@ class EdgeTrack:
         path: middle of the pair after every segment, T latents of B rows.
         gap: distance of the pair after every segment, relative to the norm of its middle where that is
             above 1, (B, T).
-        exponents: growth of the gap in nats per segment, mean over segments that ended below `part`, (B,);
-            after each bisection the first segments still turn the gap into the unstable direction.
+        exponents: growth of the gap in nats per segment, mean over segments that began below `part` and
+            lie before the last time at which the two sides were seen to end differently, (B,); after each
+            bisection the first segments still turn the gap into the unstable direction.
         exponent: mean over rows, bootstrap; no interval for a single row.
-        outcomes: (B, 2), what the two sides lead to.
-        reason: per row, why it was not tracked; empty where it was.
+        outcomes: (B, 2), what the two sides lead to at the start.
+        reason: per row, why it was not tracked, or not to the end; empty where it was.
     """
 
     below: Any
@@ -89,7 +90,9 @@ def edge_track(
         sphere: bisect on the geodesic of the last axis instead of the straight line.
     Returns:
         Where the border leads and how fast it is left. A gap that bisection cannot close (rounding) stays
-        as it is and is reported.
+        as it is and is reported. Both sides are followed to their outcomes again before every bisection and
+        at the end; a row where they agree has lost the border (an outcome such as "solved within `horizon`
+        segments" may change on the way) and is not tracked from there on.
     Raises:
         UserError: `close` and `part` leave no range, or the states have too few digits.
     """
@@ -103,9 +106,14 @@ def edge_track(
         ends = torch.stack([_end(system, ctx, z, outcome, horizon) for z in (a, b)], dim=1)
         tracked = ends[:, 0] != ends[:, 1]
         first_side = lambda z: _end(system, ctx, z, outcome, horizon) == ends[:, 0]  # noqa: E731
+        astride = lambda a, b: first_side(a) & ~first_side(b)  # noqa: E731
         path, gaps, growth = [], [], []
+        seen = torch.zeros_like(ends[:, 0])  # segments after which the pair was last seen astride the border
         for t in range(segments if tracked.any() else 0):
             wide = tracked & ((_gap(a, b, middle) > part) | (t == 0))
+            if wide.any():
+                tracked = tracked & (astride(a, b) | ~wide)
+                wide, seen = wide & tracked, torch.where(wide & tracked, t, seen)
             a, b = _close(a, b, first_side, wide, close, middle)
             before, linear = distance(a, b), _gap(a, b, middle) < part
             a, b = system.segment(a, ctx), system.segment(b, ctx)
@@ -114,22 +122,28 @@ def edge_track(
             # chosen by the gap before: one chosen by the gap after would leave out the largest growth
             small = tracked & (before > 0) & linear & (distance(a, b) > 0)
             growth.append(torch.where(small, (distance(a, b) / before).log(), torch.nan))
-    return _result(a, b, path, gaps, growth, ends)
+        seen = torch.where(tracked & astride(a, b), segments, seen)
+    return _result(a, b, path, gaps, growth, ends, seen.cpu().numpy())
 
 
-def _result(a: Any, b: Any, path: list, gaps: list, growth: list, ends: Tensor) -> EdgeTrack:
+def _result(
+    a: Any, b: Any, path: list, gaps: list, growth: list, ends: Tensor, seen: Int[np.ndarray, " B"]
+) -> EdgeTrack:
     found = ends.cpu().numpy()
-    B = len(found)
+    B, T = len(found), len(growth)
     steps = torch.stack(growth, 1).cpu().numpy() if growth else np.full((B, 1), np.nan)
+    steps[np.arange(steps.shape[1]) >= seen[:, None]] = np.nan
     used = (~np.isnan(steps)).sum(axis=1)
     means = np.where(used > 0, np.nansum(steps, axis=1) / np.maximum(used, 1), np.nan)
     told = [
         f"both sides end in outcome {end[0]}"
         if end[0] == end[1]
+        else f"the border was lost after segment {last}"
+        if last < T
         else ""
         if count
         else "the gap never was small"
-        for end, count in zip(found, used, strict=True)
+        for end, count, last in zip(found, used, seen, strict=True)
     ]
     present = means[~np.isnan(means)]
     total = bootstrap_mean(present, resamples=2000)

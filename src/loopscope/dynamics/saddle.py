@@ -130,6 +130,8 @@ def sprinkler(
     with torch.no_grad():
         ctx = system.encode(batch)
         z = own_memory(system.initial_state(ctx) if z0 is None else z0)
+    if exponents:
+        check_state(z)
     escaped, left = np.full(batch_size(z), -1), np.arange(batch_size(z))
     tangents = orthonormal_start(z, exponents, seed=seed) if exponents else None
     states: list[Any] = []

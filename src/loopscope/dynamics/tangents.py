@@ -39,7 +39,7 @@ WIDE = 1e-4  # a column closer than this to the span of those before it goes to 
 def orthonormal_start(
     z: Any, k: int, *, seed: int, puzzle_index: Int[np.ndarray, " B"] | Sequence[int] | None = None
 ) -> Float[Tensor, "B N k"]:
-    """Random orthonormal tangents, in the dtype and on the device of the latent.
+    """Random orthonormal tangents, in the dtype and on the device of the latent; the same in every dtype.
 
     Every puzzle draws from a generator of its own, (seed, index), and column by column: the result
     depends neither on how puzzles are batched nor, for the leading columns, on k.
@@ -55,9 +55,10 @@ def orthonormal_start(
     if not 1 <= k <= width:
         raise UserError(f"exponents={k}: expected 1 to {width}, the size of the latent. Ask for fewer.")
     index = range(batch_size(z)) if puzzle_index is None else puzzle_index
-    kind = np.float64 if first.dtype == torch.float64 else np.float32
-    draws = [np.random.default_rng((seed, int(i))).standard_normal((k, width), dtype=kind) for i in index]
-    start = torch.from_numpy(np.stack(draws)).to(first.device).transpose(1, 2)
+    # in float32 whatever the latent, so that orbits in float64 have the same start
+    draws = [np.random.default_rng((seed, int(i))).standard_normal((k, width), np.float32) for i in index]
+    kind = torch.float64 if first.dtype == torch.float64 else torch.float32
+    start = torch.from_numpy(np.stack(draws)).to(first.device, kind).transpose(1, 2)
     return orthonormalise(start)[0]
 
 

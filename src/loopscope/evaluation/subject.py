@@ -28,7 +28,8 @@ def check_fits(system: Any, puzzles: PuzzleSet, labels: bool = False) -> None:
         puzzles: at least one.
         labels: whether the answers must be known.
     Raises:
-        UserError: no puzzles, no answers, puzzles of another size, or identifiers beyond its table.
+        UserError: no puzzles, no answers, puzzles of another size or other rules than the model has built in,
+            or identifiers beyond its table.
     """
     if len(puzzles) == 0:
         raise UserError(f"{puzzles.name}: no puzzles. Check the file and --limit.")
@@ -44,6 +45,8 @@ def check_fits(system: Any, puzzles: PuzzleSet, labels: bool = False) -> None:
             f"{puzzles.name}: puzzles of {cells} cells and {tokens} tokens, but the model was made for "
             f"{s.seq_len} and {s.vocab_size}. Use a model or a puzzle file of the same size."
         )
+    if check_task := getattr(system, "check_task", None):
+        check_task(puzzles.task)
     ids, table = puzzles.puzzle_ids, getattr(s, "num_puzzle_identifiers", None)
     if getattr(s, "puzzle_emb_ndim", 0) and table is not None and not 0 <= ids.min() <= ids.max() < table:
         raise UserError(

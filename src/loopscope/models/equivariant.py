@@ -113,6 +113,18 @@ class EquivariantTRM(TRM):
             start = trunc_normal((width,), 1.0).to(self.dtype).float()
             self.register_buffer(f"{name}_init", start.repeat(n))
 
+    def check_task(self, task: object) -> None:
+        """Refuse boards with other boxes than those that are built in.
+
+        Raises:
+            UserError: another task.
+        """
+        if task != self.board:
+            raise UserError(
+                f"trm-equivariant is built for {self.board.name}, not {getattr(task, 'name', task)}: "
+                "other boxes are other rules. Use puzzles of that kind."
+            )
+
     @property
     def node_width(self) -> int:
         """C, numbers per cell and digit."""

@@ -163,6 +163,9 @@ class RecursiveModel(nn.Module):
         with self.casts_kept():
             return _swap(self._fold(places, _sequence_first(z), _sequence_first(ctx.x)))
 
+    def check_task(self, task: object) -> None:
+        """Refuse a task whose rules are not those that are built in; here none are."""
+
     def readout(self, z: Any, ctx: Context | None = None) -> Readout:
         """Decode a latent with the heads."""
         z_out = self.read(_swap(z))

@@ -119,7 +119,8 @@ def check_agreement(state: State, settings: Any, source: str | Path, says: Mappi
     actual = infer_arch(state, source)
     if settings.arch.startswith("trm") and actual["arch"].startswith("trm"):
         actual["arch"] = settings.arch  # they differ by one start state, which a damaged file may lack
-    keys = ["arch", "hidden_size", "vocab_size", "num_puzzle_identifiers", "puzzle_emb_ndim", "mlp_t"]
+    keys = ["arch", "hidden_size", "vocab_size", "puzzle_emb_ndim", "mlp_t"]
+    keys += ["num_puzzle_identifiers"] if settings.puzzle_emb_ndim else []  # no table shows their number
     for key in (*keys, *(f"{level}_layers" for level in ("H", "L") if actual[f"{level}_layers"])):
         expected = getattr(settings, key)
         if actual[key] != expected:

@@ -111,7 +111,8 @@ def make_trainer(
         device: where to compute.
         source: the model to start from.
     Raises:
-        UserError: the batch cannot be shared out equally among the processes.
+        UserError: the batch cannot be shared out equally among the processes, or the model has the rules of
+            other puzzles built in.
     """
     t, d = recipe.train, recipe.data
     if t.batch_size % (n := distributed.num_processes()):
@@ -120,6 +121,7 @@ def make_trainer(
             f"Set train.batch_size={-(-t.batch_size // n) * n}."
         )
     model = build_model(recipe.model, seed=t.seed).to(device)
+    model.check_task(train.task)
     if source is not None:
         start_from(model, source)
     missing = missing_for_compile(torch.device(device)) if t.compile else ""
