@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import FOLDER, GOOD, SMALL, one_line, same_weights
 import loopscope as ls
+from checkpoints import FOLDER, GOOD, SMALL, one_line, same_weights
 from loopscope.config import ModelSettings
 from loopscope.models import build_model
 from loopscope.models.folder import save_model
