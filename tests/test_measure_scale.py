@@ -16,11 +16,11 @@ import xarray as xr
 from torch import Tensor
 
 from command_line import is_plain
+from loopscope.dynamics import cost as costs
 from loopscope.dynamics import measure as measuring
-from loopscope.dynamics import measure_cost as costs
+from loopscope.dynamics.cost import measure_cost
 from loopscope.dynamics.lyapunov import lyapunov_spectrum
 from loopscope.dynamics.measure import measure, open_measurement
-from loopscope.dynamics.measure_cost import measure_cost
 from loopscope.dynamics.measurement_file import FORMAT, stream
 from loopscope.errors import UserError
 from loopscope.evaluation.evaluate import evaluate

@@ -112,7 +112,7 @@ def measure(
 def print_cost(network: Any, puzzles: Any, settings: dict[str, Any], speak: bool) -> None:
     """What the measurement will be and cost; the probe tells how long it takes here."""
     from loopscope.cli.train import size
-    from loopscope.dynamics.measure_cost import measure_cost
+    from loopscope.dynamics.cost import measure_cost
 
     cost = measure_cost(network, puzzles, **settings)
     if not speak:

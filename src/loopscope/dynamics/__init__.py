@@ -34,7 +34,7 @@ _HOME = {
     "late_states": "recurrence",
     "luby": "restart_times",
     "lyapunov_spectrum": "lyapunov",
-    "measure_cost": "measure_cost",
+    "measure_cost": "cost",
     "noisy": "interventions",
     "optimal_cutoff": "restart_times",
     "outcome_split": "basins",
