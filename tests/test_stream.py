@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from loopscope.errors import UserError
 from loopscope.tasks.base import BLANK, IGNORE, PAD, PuzzleSet
 from loopscope.tasks.sudoku import Sudoku
+from loopscope.training.setup import resolve
 from loopscope.training.stream import TrainingStream, reveal_givens, split_validation, step_generator
+from small_runs import recipe
+from small_sets import mazes
 
 TASK = Sudoku(2, 2)
 
@@ -142,3 +146,8 @@ def test_step_generators_differ() -> None:
     seeds = {step_generator(seed, step).initial_seed() for seed in range(5) for step in range(200)}
     assert len(seeds) == 1000
     assert step_generator(2, 7).initial_seed() == step_generator(2, 7).initial_seed()
+
+
+def test_extra_givens_are_for_sudoku_alone() -> None:
+    with pytest.raises(UserError, match="data.reveal=0.5: extra givens are for Sudoku, not for maze-4x4"):
+        resolve(recipe(data={"reveal": 0.5}), mazes(4, 4, 4))

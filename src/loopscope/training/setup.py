@@ -80,13 +80,18 @@ def resolve(recipe: Recipe, puzzles: PuzzleSet) -> Recipe:
     """Fill in what the data decides: sequence length, vocabulary, size of the puzzle table.
 
     Raises:
-        UserError: the recipe names another size than the puzzles have.
+        UserError: the recipe names another size than the puzzles have, or extra givens that they cannot get.
     """
     task = puzzles.task
     sizes = {"seq_len": task.seq_len, "vocab_size": task.vocab_size}
     for key, size in sizes.items():
         if (named := getattr(recipe.model, key)) not in (0, size):
             raise UserError(f"model.{key}={named}, but {puzzles.name} has {size}. Set model.{key}=0.")
+    if recipe.data.reveal and not isinstance(task, Sudoku):
+        raise UserError(
+            f"data.reveal={recipe.data.reveal:g}: extra givens are for Sudoku, not for {task.name}. "
+            "Set data.reveal=0."
+        )
     ids = int(groups_of(puzzles).ids.max(initial=0)) + 1
     sizes["num_puzzle_identifiers"] = max(ids, recipe.model.num_puzzle_identifiers)
     model = validated(ModelSettings, {**recipe.model.model_dump(), **sizes})
