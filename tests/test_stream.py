@@ -149,5 +149,5 @@ def test_step_generators_differ() -> None:
 
 
 def test_extra_givens_are_for_sudoku_alone() -> None:
-    with pytest.raises(UserError, match="data.reveal=0.5: extra givens are for Sudoku, not for maze-4x4"):
+    with pytest.raises(UserError, match=r"data\.reveal=0\.5: extra givens are for Sudoku, not for maze-4x4"):
         resolve(recipe(data={"reveal": 0.5}), mazes(4, 4, 4))
