@@ -8,14 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from loopscope.files import written_whole
 from loopscope.reports import read_measurements
+from loopscope.reports.drawing import save_png
 from loopscope.reports.orbit_figures import drift_against_exponent
 
 if __name__ == "__main__":
     source, picture = sys.argv[1:]
     (run,) = read_measurements(source)
     Path(picture).parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(picture) as beside:
-        figure = drift_against_exponent(run).figure
-        figure.savefig(beside, format="png", dpi=160, facecolor="white")
+    save_png(drift_against_exponent(run).figure, Path(picture))

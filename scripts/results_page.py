@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from loopscope.dynamics.outcomes import outcome_statistics
-from loopscope.files import write_text, written_whole
+from loopscope.files import write_text
 from loopscope.reports import Measurement, dynamics_tables, read_measurements, tables
 from loopscope.reports.claims import claims, claims_table, tally
+from loopscope.reports.drawing import Plot, save_png
 from loopscope.reports.findings import answer, findings
 from loopscope.reports.html import FIGURES
 from loopscope.reports.markup import sentence
@@ -33,8 +34,10 @@ SHOWN = (
 )
 
 
-def page(m: Measurement, scores: Sequence[dict[str, Any]], folder: str) -> Iterator[str]:
-    """The lines of the page; pictures are expected in `folder`."""
+def page(
+    m: Measurement, scores: Sequence[dict[str, Any]], plots: dict[str, Plot], folder: str
+) -> Iterator[str]:
+    """The lines of the page; the pictures of the plots are expected in `folder`."""
     statistics = outcome_statistics(m.data)
     judged = claims(m, {row.name: row for row in statistics})
     yield from (f"# {m.name}", "", answer(m), "", "## Accuracy")
@@ -43,9 +46,8 @@ def page(m: Measurement, scores: Sequence[dict[str, Any]], folder: str) -> Itera
     yield from ("", "## How it fails", "", measured(m), "")
     yield from (f"- **{f.verdict}.** {sentence(f.evidence)}" for f in findings(m, tables.quantities(m)))
     yield from ("", tally(judged), "", *markdown(claims_table(judged)), "", "## Figures")
-    for draw, _ in FIGURES:
-        if draw.__name__ in SHOWN:
-            yield from ("", f"![{draw.__name__.replace('_', ' ')}]({folder}/{draw.__name__}.png)")
+    for name, plot in plots.items():
+        yield from ("", f"![{plot.title}]({folder}/{name}.png)", "", f"*{plot.title}.* {plot.caption}")
     optional = [
         tables.fate_rows(m),
         None if m.at_end is None else tables.fate_rows(m.at_end),
@@ -127,9 +129,7 @@ if __name__ == "__main__":
     (m,) = read_measurements(run)
     pictures = target.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
-    for draw, _ in FIGURES:
-        if draw.__name__ in SHOWN:
-            with written_whole(pictures / f"{draw.__name__}.png") as beside:
-                figure = draw(m).figure
-                figure.savefig(beside, format="png", dpi=110, facecolor="white")
-    write_text(target, "\n".join(page(m, scores, pictures.name)) + "\n")
+    plots = {draw.__name__: draw(m) for draw, _ in FIGURES if draw.__name__ in SHOWN}
+    for name, plot in plots.items():
+        save_png(plot.figure, pictures / f"{name}.png")
+    write_text(target, "\n".join(page(m, scores, plots, pictures.name)) + "\n")

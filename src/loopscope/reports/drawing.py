@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -20,7 +21,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
 
+from loopscope.files import written_whole
 from loopscope.reports.quantity import RAISED
 
 SOLVED, UNSOLVED, GREY, INK = "#009E73", "#D55E00", "#8C8C8C", "#1B1B1A"
@@ -68,6 +71,8 @@ STYLE: Any = {  # matplotlib types its keys as a literal of all settings
     "text.parse_math": False,  # a model may be called $5
 }
 styled: Callable[..., Any] = mpl.rc_context(STYLE)
+DPI = 200  # of pictures: sharp on a screen with two dots a pixel
+PALETTE = 64  # colours of a picture; a figure has few, so the file is small
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,15 @@ def to_svg(figure: Figure, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(INK, "currentColor", text, flags=re.IGNORECASE)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """The figure on white, whole or not at all, in few colours so that the file is small."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with written_whole(path) as beside:
+        drawn = Image.open(buffer).convert("RGB")
+        drawn.quantize(PALETTE, dither=Image.Dither.NONE).save(beside, format="PNG", optimize=True)
 
 
 def line(ax: Axes, x: np.ndarray, y: np.ndarray, outcome: str, **more: Any) -> None:
@@ -186,22 +200,19 @@ def label_right(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float = 0
 
 
 def log_work(ax: Axes, least: float, most: float, label: str) -> None:
-    """Logarithmic x axis of costs, plain numbers at 1, 2 and 5 times powers of ten (some round numbers where
-    all costs lie within a factor of 5), room for names."""
+    """Logarithmic x axis of costs with plain numbers, room for names."""
     ax.set_xscale("log")
     ax.set_xlim(least / 1.2, most * 1.35)
-    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ticks = [step * 10.0**d for d in decades for step in steps]
-    ax.xaxis.set_major_locator(FixedLocator(ticks) if most / least > 5 else MaxNLocator(4, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.xaxis.set_major_locator(FixedLocator(log_ticks(*ax.get_xlim())))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(label)
 
 
 def training_steps(ax: Axes) -> None:
-    """The x axis of a training run."""
+    """The x axis of a training run, with ticks at whole steps only."""
     ax.set_xlabel("training step")
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
@@ -211,25 +222,40 @@ def per_cent(ax: Axes) -> None:
 
 
 def log_per_cent(ax: Axes, least: float) -> None:
-    """Shares on a logarithmic y axis from about `least` to 1, ticks at 1, 2 and 5 times powers of ten."""
-    log_values(ax, least, 1.1)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %" if value <= 1 else ""))
+    """Shares on a logarithmic y axis from about `least` to 1, no tick above."""
+    log_values(ax, least, least**-0.03)  # a little room for the line at 1
+    ax.yaxis.set_major_locator(FixedLocator(log_ticks(least, 1.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
 
-def log_values(ax: Axes, low: float, high: float) -> None:
-    """Logarithmic y axis with plain numbers at 1, 2 and 5 times powers of ten (at powers only where many);
-    at some round numbers where the whole axis lies within a factor of 5."""
+def log_values(ax: Axes, low: float, high: float, most: int = 8) -> None:
+    """Logarithmic y axis with plain numbers, at most so many."""
     if not 0 < low < high < math.inf:  # nothing is drawn
         ax.set_yscale("linear")
         return
     ax.set_yscale("log")
     ax.set_ylim(low, high)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
-    ticks = [step * 10.0**d for d in decades for step in steps]
-    ax.yaxis.set_major_locator(FixedLocator(ticks) if high / low > 5 else MaxNLocator(5))
+    ax.yaxis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     ax.yaxis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
+    """Ticks of a logarithmic axis, two at least: 1, 2 and 5 times powers of ten; powers only, or every
+    second or third one, where those are too many; other round numbers within a factor of 5."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if high / low > 5:
+        for steps, every in (((1, 2, 5), 1), *(((1,), n) for n in range(1, len(decades))), ((1, 3), 1)):
+            ticks = [step * 10.0**d for d in decades if d % every == 0 for step in steps]
+            inside = [tick for tick in ticks if low <= tick <= high * (1 + 1e-9)]
+            if (3 if high / low < 10 else 2) <= len(inside) <= most:
+                return inside
+    for bins in range(min(most, 5), 20):
+        ticks = list(MaxNLocator(bins, steps=[1, 2, 5, 10]).tick_values(low, high))
+        inside = [float(tick) for tick in ticks if low <= tick <= high * (1 + 1e-9)]
+        if len(inside) >= 2:
+            return inside
+    return [low, high]
 
 
 def _tick(value: float) -> str:

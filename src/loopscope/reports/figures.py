@@ -110,13 +110,18 @@ def survival_curve(m: Measurement) -> Plot:
         table["fit"] = np.concatenate([np.full(start, np.nan), decay[0]])
         band(ax, later, np.maximum(decay[2], 1e-9), decay[1], GREY)
         ax.plot(later, decay[0], color=GREY, linewidth=1.2)
-        ends = [(max(float(decay[0][-1]), least / 2), "fit", GREY)]
+        test = decay_test(m.first_solved, start=start, stop=m.stop)
+        name = "constant rate" + "\n(rejected)" * test.flagged
+        ends = [(max(float(decay[0][-1]), least / 2), name, GREY)]
         ends += [(float(shown["unsolved"].iloc[-1]), "measured", UNSOLVED)] if len(shown) else []
         label_right(ax, ends)
-        words = f"Grey: constant escape rate from segment {start} on, {rate(fitted)} ({rate(fitted).note})."
+        words = (
+            f"Grey: constant escape rate fitted from segment {start} on, with its 95 % band: {rate(fitted)} "
+            f"({rate(fitted).note})."
+        )
         if m.applications > 1:
             words += f" That is {rate(fitted.per_application(m.applications))}."
-        words += f" Test of decay: {decay_test(m.first_solved, start=start, stop=m.stop).verdict}."
+        words += f" Test of decay: {test.verdict}."
     caption = (
         f"Share of {m.n:,} puzzles without a right answer so far (Kaplan-Meier, 95 % band; both axes are "
         f"logarithmic). {words} On these axes a constant rate bends down; a straight line means a rate that "
@@ -200,7 +205,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
     loss = train["loss"][train["loss"] > 0]
     if len(loss):
         log_values(upper, 0.9 * float(loss.min()), 1.1 * float(loss.max()))
-    upper.set_ylabel("training loss")
+    upper.set_ylabel("training loss (log scale)")
     lower.plot(train["step"], train["exact_accuracy"], color=GREY, linewidth=1.0)
     ends = [(float(train["exact_accuracy"].iloc[-1]), "training", GREY)] if len(train) else []
     words = "There were no validation scores yet."

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from loopscope.evaluation.sweep import Point
-from loopscope.files import write_text, written_whole
-from loopscope.reports.drawing import GREY, SOLVED, Plot, log_work, per_cent, styled, to_svg
+from loopscope.files import write_text
+from loopscope.reports.drawing import GREY, SOLVED, Plot, log_work, per_cent, save_png, styled, to_svg
 
-PNG_DPI = 200
 LINE = 0.145  # inches a name takes
 NEAR = (0.02, 0.012)  # log cost and accuracy within which two marks are one to the eye
 
@@ -113,8 +112,7 @@ def save(plot: Plot, path: Path) -> Path:
     if path.suffix == ".svg":
         write_text(path, to_svg(plot.figure, plot.title))
     else:
-        with written_whole(path) as beside:
-            plot.figure.savefig(beside, format="png", dpi=PNG_DPI, facecolor="white")
+        save_png(plot.figure, path)
     table = path.with_suffix(".csv")
     write_text(table, plot.table.to_csv(index=False))
     return table
