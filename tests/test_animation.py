@@ -110,7 +110,10 @@ def test_strip(film):
     titles = [ax.get_title(loc="center") for ax in figure.get_axes()]
     assert [title for title in titles if title] == ["segment 1", "segment 2", "segment 3"] * 2
     names = [ax.get_title(loc="left") for ax in figure.get_axes()]
-    assert [name for name in names if name] == ["drift", "growth (nats per segment)"] * 2
+    assert [name for name in names if name] == [
+        "drift (norm of the change per segment)",
+        "growth (nats per segment)",
+    ] * 2
     assert strip_segments(film, 2) == [1, 3]
 
 

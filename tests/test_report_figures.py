@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -31,7 +33,8 @@ def test_there_are_at_least_two_ticks_on_a_low_panel(high: float) -> None:
     for start in (1.0, 2.1, 3.3, 5.2, 9.9):
         found = drawing.log_ticks(start, start * high, 4)
         assert len(found) >= 2
-        assert start <= min(found) and max(found) <= start * high * 1.001
+        assert min(found) >= start
+        assert max(found) <= start * high * 1.001
 
 
 def test_no_share_above_one_is_a_tick() -> None:
@@ -67,3 +70,14 @@ def test_a_picture_is_sharp_and_small(tmp_path: Path) -> None:
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width == 1000
     assert (tmp_path / "p.png").stat().st_size < 60_000
+
+
+def test_rare_colours_of_a_picture_are_kept() -> None:
+    """One red pixel among shades of green."""
+    shades = np.zeros((64, 256, 3), np.uint8)
+    shades[..., 1] = np.arange(256)
+    shades[3, 7] = red = [round(255 * part) for part in to_rgb(drawing.UNSOLVED)]
+    picture = Image.fromarray(shades)
+    shown = np.asarray(drawing.reduced(picture, drawing.colour_table(picture)).convert("RGB")).astype(int)
+    assert shown[3, 7].tolist() == red
+    assert abs(shown - shades).max() < 12

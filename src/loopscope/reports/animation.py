@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.special import expit
 
@@ -32,9 +32,19 @@ from loopscope.errors import UserError
 from loopscope.evaluation.subject import budget_of, check_fits, device_of
 from loopscope.files import written_whole
 from loopscope.latent import distance
-from loopscope.reports.drawing import GREY, INK, SOLVED, UNSOLVED, log_values, mark_budget, styled
+from loopscope.reports.drawing import (
+    GREY,
+    INK,
+    SOLVED,
+    UNSOLVED,
+    colour_table,
+    log_values,
+    mark_budget,
+    reduced,
+    styled,
+)
 from loopscope.reports.maze_boards import BLUE, cell_points
-from loopscope.reports.puzzle_figure import draw_puzzle
+from loopscope.reports.puzzle_figure import ARC_COLOURS, draw_puzzle
 from loopscope.tasks import Arc, PuzzleSet, Task
 from loopscope.tasks.faults import broken_cells, is_right
 
@@ -42,7 +52,6 @@ YELLOW = "#F0E442"
 BUDGET = 16  # segments, of a system that does not tell its own
 FRAMES = 40  # of an animation, at most
 STEP, LAST = 450, 3000  # milliseconds that a frame stays
-COLOURS = 96  # of an animation
 DPI = 100
 KEY = "yellow: changed in this segment; vermilion frame: {}"
 
@@ -172,12 +181,13 @@ def animate(film: Film, path: str | Path) -> Path:
         raise UserError(f"{path}: expected a name that ends in .gif. Choose one.")
     frames = _frames(film)
     sample = np.concatenate([np.asarray(frame) for frame in frames[:: max(1, len(frames) // 6)]])
-    palette = Image.fromarray(sample).quantize(COLOURS)  # of one frame it would lack what others show
-    reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    own = (YELLOW, *ARC_COLOURS) if isinstance(film.task, Arc) else (YELLOW,)
+    table = colour_table(Image.fromarray(sample), own)  # of one frame it would lack what others show
+    pictures = [reduced(frame, table) for frame in frames]
     waits = [STEP] * (len(frames) - 1) + [LAST]
     with written_whole(path) as beside:
-        reduced[0].save(
-            beside, format="GIF", save_all=True, append_images=reduced[1:], duration=waits, loop=0
+        pictures[0].save(
+            beside, format="GIF", save_all=True, append_images=pictures[1:], duration=waits, loop=0
         )
     return path
 
@@ -273,14 +283,14 @@ def draw_board(ax: Axes, film: Film, t: int) -> None:
 def draw_curves(film: Film, axes: list[Axes], font: float = 8.0) -> list[Any]:
     """Drift and, where it was measured, growth over segments; gives an empty point on each curve."""
     segments = np.arange(1, len(film) + 1)
-    names = ("drift", "growth (nats per segment)")
+    names = ("drift (norm of the change per segment)", "growth (nats per segment)")
     points = []
     for ax, values, name in zip(axes, (film.drift, film.growth), names, strict=False):
         assert values is not None
         ax.plot(segments, values, color=BLUE, linewidth=1.2, marker=".", markersize=3)
         ax.set_title(name, fontsize=font, pad=3)
         ax.tick_params(labelsize=font)
-        points += ax.plot([], [], "o", color=UNSOLVED, markersize=6, zorder=5)
+        points += ax.plot([], [], "o", color=INK, markersize=6, zorder=5, clip_on=False)
         ax.set_xlim(0.3, len(film) + 0.7)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         if film.budget is not None and film.budget <= len(film):
@@ -288,8 +298,7 @@ def draw_curves(film: Film, axes: list[Axes], font: float = 8.0) -> list[Any]:
             mark_budget(ax, film.budget, words, side="left" if 2 * film.budget > len(film) else "right")
     positive = film.drift[np.isfinite(film.drift) & (film.drift > 0)]
     if len(positive):
-        log_values(axes[0], positive.min() / 1.5, positive.max() * 1.5)
-        axes[0].yaxis.set_major_locator(LogLocator(numticks=4))
+        log_values(axes[0], positive.min() / 1.5, positive.max() * 1.5, most=4)
     if film.growth is not None:
         axes[1].axhline(0, color=GREY, linewidth=0.7)
     axes[-1].set_xlabel("segments", fontsize=font)

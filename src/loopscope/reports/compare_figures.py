@@ -11,16 +11,24 @@ from matplotlib.figure import Figure
 
 from loopscope.dynamics.escape import survival
 from loopscope.evaluation.intervals import wilson
-from loopscope.reports.drawing import Plot, band, label_right, log_per_cent, log_work, per_cent, styled
+from loopscope.reports.drawing import (
+    OTHERS,
+    Plot,
+    band,
+    label_right,
+    log_per_cent,
+    log_work,
+    per_cent,
+    styled,
+)
 from loopscope.reports.measurement import Measurement
 
-COLOURS = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito; green and vermilion are outcomes
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 WORK = "block applications"
 
 
 def _look(i: int) -> tuple[str, object]:
-    return COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]
+    return OTHERS[i % len(OTHERS)], DASHES[(i + i // len(OTHERS)) % len(DASHES)]
 
 
 def _work_axis(ax: Axes, measurements: Sequence[Measurement]) -> None:

@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
@@ -72,7 +73,9 @@ STYLE: Any = {  # matplotlib types its keys as a literal of all settings
 }
 styled: Callable[..., Any] = mpl.rc_context(STYLE)
 DPI = 200  # of pictures: sharp on a screen with two dots a pixel
-PALETTE = 64  # colours of a picture; a figure has few, so the file is small
+OTHERS = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito; green and vermilion are outcomes
+PALETTE = 64  # colours of a picture that are found in it; a figure has few, so the file is small
+SHADES = (1.0, 0.8, 0.6, 0.45, 0.2)  # of every named colour on white, which a picture keeps besides
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,36 @@ def save_png(figure: Figure, path: Path) -> None:
     """The figure on white, whole or not at all, in few colours so that the file is small."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    drawn = Image.open(buffer).convert("RGB")
     with written_whole(path) as beside:
-        drawn = Image.open(buffer).convert("RGB")
-        drawn.quantize(PALETTE, dither=Image.Dither.NONE).save(beside, format="PNG", optimize=True)
+        reduced(drawn, colour_table(drawn)).save(beside, format="PNG", optimize=True)
+
+
+def colour_table(sample: Image.Image, more: Sequence[str] = ()) -> np.ndarray:
+    """Colours for a picture of few, (n, 3): those common in a sample, and all that mean something.
+
+    A rare one would be lost among the common ones: the one red cross among a thousand green dots.
+
+    Args:
+        sample: what is to be shown.
+        more: named colours besides those of all figures.
+    """
+    found = sample.quantize(PALETTE).getpalette() or []
+    named = np.array([to_rgb(colour) for colour in (SOLVED, UNSOLVED, GREY, INK, *OTHERS, *more)])
+    shades = [255 * (1 - part + part * named) for part in SHADES]
+    table = np.vstack([np.reshape(found, (-1, 3)), *shades, [[255, 255, 255]]]).round().astype(np.uint8)
+    return np.unique(table, axis=0)[:256]
+
+
+def reduced(picture: Image.Image, table: np.ndarray) -> Image.Image:
+    """The picture in the nearest colours of a table."""
+    pixels = np.asarray(picture).astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    present, place = np.unique(pixels, return_inverse=True)
+    colours = np.stack([present >> 16, present >> 8 & 255, present & 255], axis=1)
+    nearest = ((colours[:, None] - table.astype(np.int32)) ** 2).sum(-1).argmin(1).astype(np.uint8)
+    image = Image.fromarray(nearest[place].reshape(pixels.shape), mode="P")
+    image.putpalette(table.tobytes())
+    return image
 
 
 def line(ax: Axes, x: np.ndarray, y: np.ndarray, outcome: str, **more: Any) -> None:

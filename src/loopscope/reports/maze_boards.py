@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Rectangle
 
-from loopscope.reports.drawing import GREY, INK, UNSOLVED
+from loopscope.reports.drawing import GREY, INK, OTHERS, UNSOLVED
 from loopscope.tasks.maze import Maze
 from loopscope.tasks.maze.board import FREE, GOAL, PATH, START, WALL
 
-BLUE = "#0072B2"
+BLUE = OTHERS[0]
 START_COLOUR = UNSOLVED  # vermilion: stands out from walls and path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 
 from loopscope.errors import UserError
@@ -17,17 +17,14 @@ from loopscope.reports.boards import token_text
 from loopscope.reports.drawing import GREY, INK, styled
 from loopscope.reports.maze_boards import BLUE, cell_points, draw_maze
 from loopscope.tasks import Maze, Sudoku, Task
+from loopscope.tasks.arc.board import PALETTE
 from loopscope.tasks.base import PAD
 from loopscope.tasks.survey import Survey, class_edges, class_names, counted
 
 SHOWN = 3  # puzzles
 ENDINGS = (".svg", ".pdf", ".png")
 SHADES = (BLUE, "#E69F00", GREY)
-# The colours of the ARC web page, for 0 to 9.
-ARC_COLOURS = (
-    *("#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00"),
-    *("#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25"),
-)
+ARC_COLOURS = tuple(to_hex(np.array(colour) / 255) for colour in PALETTE)
 
 
 def checked_name(path: str | Path) -> Path:
