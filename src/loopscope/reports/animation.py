@@ -180,8 +180,8 @@ def animate(film: Film, path: str | Path) -> Path:
     if path.suffix != ".gif":
         raise UserError(f"{path}: expected a name that ends in .gif. Choose one.")
     frames = _frames(film)
-    sample = np.concatenate([np.asarray(frame) for frame in frames[:: max(1, len(frames) // 6)]])
-    own = (YELLOW, *ARC_COLOURS) if isinstance(film.task, Arc) else (YELLOW,)
+    sample = np.concatenate([np.asarray(frame)[::2] for frame in frames])
+    own = (BLUE, *ARC_COLOURS * isinstance(film.task, Arc))
     table = colour_table(Image.fromarray(sample), own)  # of one frame it would lack what others show
     pictures = [reduced(frame, table) for frame in frames]
     waits = [STEP] * (len(frames) - 1) + [LAST]
@@ -290,7 +290,9 @@ def draw_curves(film: Film, axes: list[Axes], font: float = 8.0) -> list[Any]:
         ax.plot(segments, values, color=BLUE, linewidth=1.2, marker=".", markersize=3)
         ax.set_title(name, fontsize=font, pad=3)
         ax.tick_params(labelsize=font)
-        points += ax.plot([], [], "o", color=INK, markersize=6, zorder=5, clip_on=False)
+        (point,) = ax.plot([], [], "o", color=INK, markersize=6, zorder=5, clip_on=False)
+        point.set_in_layout(False)  # without data it lies nowhere, and the layout would make room for that
+        points.append(point)
         ax.set_xlim(0.3, len(film) + 0.7)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         if film.budget is not None and film.budget <= len(film):

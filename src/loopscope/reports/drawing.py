@@ -74,7 +74,7 @@ STYLE: Any = {  # matplotlib types its keys as a literal of all settings
 styled: Callable[..., Any] = mpl.rc_context(STYLE)
 DPI = 200  # of pictures: sharp on a screen with two dots a pixel
 OTHERS = ("#0072B2", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito; green and vermilion are outcomes
-PALETTE = 64  # colours of a picture that are found in it; a figure has few, so the file is small
+COMMON = 80  # most frequent colours of a picture that it keeps; as many means of the others
 SHADES = (1.0, 0.8, 0.6, 0.45, 0.2)  # of every named colour on white, which a picture keeps besides
 
 
@@ -122,31 +122,42 @@ def save_png(figure: Figure, path: Path) -> None:
         reduced(drawn, colour_table(drawn)).save(beside, format="PNG", optimize=True)
 
 
-def colour_table(sample: Image.Image, more: Sequence[str] = ()) -> np.ndarray:
-    """Colours for a picture of few, (n, 3): those common in a sample, and all that mean something.
+def colour_table(sample: Image.Image, more: Sequence[str] = OTHERS) -> np.ndarray:
+    """At most 256 colours for a picture, (n, 3): common and mean ones of a sample, and all with a meaning.
 
     A rare one would be lost among the common ones: the one red cross among a thousand green dots.
 
     Args:
         sample: what is to be shown.
-        more: named colours besides those of all figures.
+        more: colours that mean something besides those of outcomes.
     """
-    found = sample.quantize(PALETTE).getpalette() or []
-    named = np.array([to_rgb(colour) for colour in (SOLVED, UNSOLVED, GREY, INK, *OTHERS, *more)])
-    shades = [255 * (1 - part + part * named) for part in SHADES]
-    table = np.vstack([np.reshape(found, (-1, 3)), *shades, [[255, 255, 255]]]).round().astype(np.uint8)
+    present, count = np.unique(_numbers(sample), return_counts=True)
+    common = _colours(present[np.argsort(-count, kind="stable")][:COMMON])
+    mixed = np.reshape(sample.quantize(COMMON).getpalette() or [], (-1, 3))
+    named = np.array([to_rgb(colour) for colour in (SOLVED, UNSOLVED, GREY, INK, *more)])
+    kept = [255 * (1 - part + part * named) for part in SHADES]
+    table = np.vstack([common, mixed, *kept, [[255, 255, 255]]]).round().astype(np.uint8)
     return np.unique(table, axis=0)[:256]
 
 
 def reduced(picture: Image.Image, table: np.ndarray) -> Image.Image:
     """The picture in the nearest colours of a table."""
-    pixels = np.asarray(picture).astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    pixels = _numbers(picture)
     present, place = np.unique(pixels, return_inverse=True)
-    colours = np.stack([present >> 16, present >> 8 & 255, present & 255], axis=1)
-    nearest = ((colours[:, None] - table.astype(np.int32)) ** 2).sum(-1).argmin(1).astype(np.uint8)
+    nearest = ((_colours(present)[:, None] - table.astype(np.int32)) ** 2).sum(-1).argmin(1).astype(np.uint8)
     image = Image.fromarray(nearest[place].reshape(pixels.shape), mode="P")
     image.putpalette(table.tobytes())
     return image
+
+
+def _numbers(picture: Image.Image) -> np.ndarray:
+    """Every pixel as one number."""
+    return np.asarray(picture).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _colours(numbers: np.ndarray) -> np.ndarray:
+    """Red, green and blue of such numbers, (n, 3)."""
+    return np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=1)
 
 
 def line(ax: Axes, x: np.ndarray, y: np.ndarray, outcome: str, **more: Any) -> None:

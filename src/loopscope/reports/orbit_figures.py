@@ -25,6 +25,7 @@ from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import median, rounded
 
 BOXED = 5  # values that a box of quartiles needs
+FEW_DOTS = 30  # below this dots are drawn larger, as none hides another
 DRAWN = 500  # points drawn per outcome, evenly over the ranks; all of them are in the data
 FATES = {  # fate -> (settled, correct)
     "settled, solved": (True, True),
@@ -87,7 +88,8 @@ def _strip_and_box(ax: Axes, drawn: np.ndarray, values: np.ndarray, row: int, ou
     """Dots below, box above; the scatter of the dots is a fixed sequence, not a random one."""
     color = OUTCOMES[outcome]["color"]
     height = row - 0.32 + 0.3 * ((np.arange(len(drawn)) * 0.618034) % 1)
-    ax.scatter(drawn, height, s=5, color=color, alpha=0.45, linewidths=0)
+    few = len(drawn) < FEW_DOTS
+    ax.scatter(drawn, height, s=14 if few else 5, color=color, alpha=0.9 if few else 0.45, linewidths=0)
     if np.isfinite(values).sum() < BOXED:
         return
     ax.boxplot(
