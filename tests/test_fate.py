@@ -47,6 +47,23 @@ def test_separation_tells_two_peaks_from_one() -> None:
     assert otsu_threshold(two_peaks()).separation > 0.9
 
 
+def test_a_cut_says_how_it_was_found_and_what_it_explains() -> None:
+    late = two_peaks()
+    found = otsu_threshold(late)
+    given = fate_table(late, late < 1, threshold=found.value).threshold
+    mixed = mixture_threshold(late)
+    assert [cut.rule for cut in (found, given, mixed)] == ["Otsu", "given", "mixture"]
+    assert {cut.n for cut in (found, given, mixed, otsu_threshold(np.ones(100)))} == {100}
+    assert given.separation == pytest.approx(found.separation)
+    assert all(cut.splits for cut in (found, given, mixed))
+    one = 10 ** np.random.default_rng(0).normal(-2, 1, 400)
+    assert not otsu_threshold(one).splits
+    assert fate_table(late, late < 1, threshold=1e-9).threshold.separation == 0
+    text = str(otsu_threshold(one))
+    assert text.startswith("Otsu, log10 −1.98, explains 64 %")
+    assert "64 % in large samples, up to 68 % with n 400" in text
+
+
 def test_ties_never_straddle_the_threshold() -> None:
     late = np.array([1.0] * 5 + [10.0] * 3 + [1000.0] * 5)
     assert otsu_threshold(late).value not in (1.0, 10.0, 1000.0)

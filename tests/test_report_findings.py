@@ -11,10 +11,11 @@ from scipy import stats
 
 from loopscope.dynamics.fate import fate_table
 from loopscope.dynamics.outcomes import outcome_statistics
-from loopscope.reports import findings, read_measurements, report, tables
-from loopscope.reports.claims import claims
+from loopscope.reports import findings, orbit_figures, read_measurements, report, tables
+from loopscope.reports.claims import Claim, claims, tally
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity
+from loopscope.reports.words import counted
 from report_data import STOP, Page, one, synthetic
 
 
@@ -246,3 +247,40 @@ def test_mcnemar_only_on_the_same_puzzles() -> None:
     assert "10 are solved only by a and 0 only by b" in str(findings.mcnemar(a, b))
     other = b.data.assign_attrs(data_hash="other")
     assert findings.mcnemar(a, Measurement(other, "b")) is None
+
+
+def one_group() -> Measurement:
+    """Late drifts of one wide peak, which any cut divides anywhere."""
+    data = synthetic()
+    late = np.random.default_rng(0).lognormal(0, 2, data.sizes["puzzle"])
+    data["drift_H"][:] = late[:, None]
+    return read_measurements(data)[0]
+
+
+def test_without_two_groups_nothing_is_drawn_or_judged_by_a_cut() -> None:
+    m = one_group()
+    assert not m.threshold.splits
+    scatter, spectrum = orbit_figures.drift_against_exponent(m), orbit_figures.spectrum_by_fate(m)
+    words = [text.get_text() for text in scatter.figure.axes[0].texts]
+    assert "threshold" not in words
+    assert "no cut: one group" in words
+    assert spectrum.title == "Spectrum by outcome"
+    assert set(spectrum.table["fate"]) == {"solved", "unsolved"}
+    found = {c.text: c for c in claims(m, {row.name: row for row in outcome_statistics(m.data)})}
+    claim = found["Failures do not settle in wrong fixed points"]
+    assert claim.verdict == "undecided"
+    assert claim.number.note.startswith("undecided: late drift does not fall into two groups")
+    explained = m.threshold.explained
+    assert "64 % in large samples, up to 72 % with n 100" in explained
+    assert explained in findings.fate_finding(tables.fates(m)).evidence
+    assert explained in tables.fate_rows(m).caption
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(n, "success") for n in (0, 1, 2000)] == ["0 successes", "1 success", "2,000 successes"]
+    gap = fate_table(np.array([1.0, 2.0, 9.0]), np.array([True, True, False])).drift_gap
+    assert str(gap) == "the smallest late drift of 1 failure is 9, above that of 100.0 % of 2 successes"
+    made = [
+        Claim("", verdict, Quantity(0.0, 0.0, 0.0, 1), "") for verdict in ("holds", "undecided", "undecided")
+    ]
+    assert tally(made) == "Of 3 claims, 1 holds on this model, 0 do not, 2 are undecided."

@@ -1,4 +1,7 @@
-"""From a measurement to figures, tables and one html page; never from a live model."""
+"""From a measurement to figures, tables and one html page.
+
+Films and the playground run a model besides.
+"""
 
 from loopscope.reports.html import report
 from loopscope.reports.measurement import Measurement, read_measurements

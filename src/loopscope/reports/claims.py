@@ -26,6 +26,7 @@ from loopscope.reports.measurement import Measurement
 from loopscope.reports.published import TASK
 from loopscope.reports.quantity import Cell, Noted, Quantity, Table, of_statistic, share
 from loopscope.reports.tables import fates, never_solved_plainly, restart_length
+from loopscope.reports.words import counted
 
 Verdict = Literal["holds", "does not hold", "undecided"]
 SEPARATES = 0.9  # AUC from which two classes count as separated
@@ -34,6 +35,7 @@ GAIN = 0.01  # AUC below which a gain counts as none
 RARE = 0.05  # share of failures below which something counts as rare
 FLAT = (0.8, 1.25)  # Weibull shapes that count as exponential
 OVERALL = 0.5  # a majority, or an AUC by chance
+UNCUT = "late drift does not fall into two groups, so no threshold is meaningful"
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
         f"fewer than {100 * RARE:.0f} % of the failures with a late drift below the threshold",
         "HRM 0.55 % [0.33, 0.78]; TRM-MLP 0 of 254 (at most 1.17 %)",
     )
-    found += settle if cut else _undecided(settle)
+    found += settle if cut else _undecided(settle, UNCUT)
     stiller = _above(
         rows,
         "successes stiller than every failure",
@@ -150,7 +152,7 @@ def _fate(m: Measurement, rows: Mapping[str, Statistic]) -> list[Claim]:
         f"least {FEW} failures",
         "TRM-MLP 96.5 %",
     )
-    return found + (_undecided(stiller) if wrong < FEW else stiller)
+    return found + (_undecided(stiller, f"fewer than {FEW} failures") if wrong < FEW else stiller)
 
 
 def _wander(m: Measurement, table: FateTable, text: str, published: str = "") -> Claim:
@@ -159,18 +161,24 @@ def _wander(m: Measurement, table: FateTable, text: str, published: str = "") ->
     falling = still_falling(m)
     level = clopper_pearson(wrong - table.settled_wrong - (falling or 0), wrong)
     slowing = "unknown how many" if falling is None else falling
-    note = f"{table.settled_wrong} settled, {slowing} still slowing, of {wrong} failures"
+    note = f"{table.settled_wrong} settled, {slowing} still slowing, of {counted(wrong, 'failure')}"
     verdict: Verdict = "undecided"
     if is_cut(table) and falling is not None:
         verdict = judge(level.low, level.high, OVERALL)
     else:
-        note += "; late drift has no two groups, so no threshold means anything"
+        note += f"; {UNCUT if not is_cut(table) else 'orbits too short to tell'}"
     rule = "more than half of the failures neither settled nor slowing down (by 30 % in four segments)"
     return Claim(text, verdict, share(level, note), rule, published)
 
 
-def _undecided(found: list[Claim]) -> list[Claim]:
-    return [replace(claim, verdict="undecided") for claim in found]
+def _undecided(found: list[Claim], reason: str) -> list[Claim]:
+    """The claims without a verdict, and why."""
+    return [
+        replace(
+            c, verdict="undecided", number=replace(c.number, note=f"undecided: {reason}; {c.number.note}")
+        )
+        for c in found
+    ]
 
 
 def _exponents(rows: Mapping[str, Statistic]) -> list[Claim]:
@@ -182,15 +190,15 @@ def _exponents(rows: Mapping[str, Statistic]) -> list[Claim]:
             "Exponents separate success from failure",
             SEPARATES,
             f"AUC above {SEPARATES}",
-            "HRM .984; TRM-MLP .993",
+            "HRM 0.984; TRM-MLP 0.994",
         ),
         *_above(
             rows,
             "AUC, low exponent, within givens",
             "They do so among equally hard puzzles",
             OVERALL,
-            f"AUC above .5 within the same number of givens; an AUC below {USEFUL} is none",
-            ".982",
+            f"AUC above 0.5 within the same number of givens; an AUC below {USEFUL} counts as no effect",
+            "0.982",
             USEFUL,
         ),
         *_above(
@@ -198,8 +206,9 @@ def _exponents(rows: Mapping[str, Statistic]) -> list[Claim]:
             "AUC, low exponent, matched on late drift, wandering",
             "They do so among orbits that move equally far",
             OVERALL,
-            f"AUC above .5 within deciles of late drift, wandering orbits; an AUC below {USEFUL} is none",
-            ".88 to .90",
+            f"AUC above 0.5 within deciles of late drift, wandering orbits; an AUC below {USEFUL} counts "
+            "as no effect",
+            "0.88 to 0.90",
             USEFUL,
         ),
         *_above(
@@ -230,8 +239,9 @@ def _forecasts(rows: Mapping[str, Statistic]) -> list[Claim]:
             f"AUC, low exponent, unsolved at {at}",
             "Early exponents predict later success",
             OVERALL,
-            f"AUC above .5 for puzzles unsolved after {at} segments; an AUC below {USEFUL} is none",
-            "TRM-MLP about .5: no",
+            f"AUC above 0.5 for puzzles unsolved after {at} segments; an AUC below {USEFUL} counts as no "
+            "effect",
+            "TRM-MLP about 0.5: no",
             USEFUL,
         ),
         *_below(
@@ -239,8 +249,8 @@ def _forecasts(rows: Mapping[str, Statistic]) -> list[Claim]:
             f"AUC, low drift, unsolved at {at}",
             "Later successes move more at first than failures",
             OVERALL,
-            f"AUC of low drift below .5 for puzzles unsolved after {at} segments",
-            "HRM: yes (.31); TRM-MLP about .5: no",
+            f"AUC of low drift below 0.5 for puzzles unsolved after {at} segments",
+            "HRM: yes (0.31); TRM-MLP about 0.5: no",
         ),
     ]
 
@@ -252,7 +262,7 @@ def _increment(rows: Mapping[str, Statistic]) -> list[Claim]:
         "AUC gained by the exponent",
         "Exponents add to late drift and halting",
         0.0,
-        f"out-of-fold AUC gained above 0; less than {GAIN} is none",
+        f"out-of-fold AUC gained above 0; less than {GAIN} counts as none",
         "the authors' later reading: no",
         GAIN,
     )
@@ -295,8 +305,8 @@ def _kicks(m: Measurement) -> list[Claim]:
     hits = kicked[wrong] > 0
     freed = clopper_pearson(int(hits.any(axis=1).sum()), len(hits))
     note = (
-        f"of {len(hits)} failures never right in {restart_length(m)} plain segments, by at least one of "
-        f"{hits.shape[1]} restarts over all kick sizes"
+        f"of {counted(len(hits), 'failure')} never right in {restart_length(m)} plain segments, by at least "
+        f"one of {hits.shape[1]} restarts over all kick sizes"
     )
     found = [
         Claim(
@@ -358,7 +368,8 @@ def claims_table(found: list[Claim]) -> Table:
         ["claim", "verdict", "number and 95 % interval", "published"],
         rows,
         "A claim holds if the whole interval lies on its side of the limit, does not hold if the whole "
-        "interval lies on the other side, and is undecided otherwise. Limits were set beforehand and are "
+        "interval lies on the other side, and is undecided otherwise, or where its row says that the number "
+        "cannot decide. Limits were set beforehand and are "
         "the same for every model. The intervals are not adjusted for the number of claims.",
     )
 
@@ -372,7 +383,8 @@ def _evidence(number: Quantity) -> Noted:
 def tally(found: list[Claim]) -> str:
     """How many claims hold, in one sentence."""
     count = {v: sum(c.verdict == v for c in found) for v in ("holds", "does not hold", "undecided")}
+    yes, no, open_ = count.values()
     return (
-        f"Of {len(found)} claims {count['holds']} hold on this model, "
-        f"{count['does not hold']} do not, {count['undecided']} are undecided."
+        f"Of {counted(len(found), 'claim')}, {yes} {'holds' if yes == 1 else 'hold'} on this model, "
+        f"{no} {'does' if no == 1 else 'do'} not, {open_} {'is' if open_ == 1 else 'are'} undecided."
     )

@@ -34,6 +34,7 @@ from loopscope.reports.drawing import (
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import rate
 from loopscope.reports.tables import escape, restart_rates
+from loopscope.reports.words import counted
 
 
 @styled
@@ -215,9 +216,8 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> Plot:
         lower.plot(held_out["step"], score, color=SOLVED, marker="o", markersize=3)
         ends.append((float(score.iloc[-1]), "validation", SOLVED))
         best = held_out.iloc[int(score.argmax())]
-        words = (
-            f"Best of {n} validations: {100 * best['exact_accuracy']:.1f} % at step {int(best['step']):,}."
-        )
+        reached = f"{100 * best['exact_accuracy']:.1f} % at step {int(best['step']):,}"
+        words = f"Best of {counted(n, 'validation')}: {reached}."
     lower.set_ylim(0, 1.02)
     per_cent(lower)
     lower.set_ylabel("puzzles solved")

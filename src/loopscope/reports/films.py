@@ -17,7 +17,8 @@ from loopscope.reports.animation import Film, film_strip, record
 from loopscope.reports.drawing import Plot
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.orbit_figures import chosen_orbits
-from loopscope.tasks import TASKS, PuzzleSet
+from loopscope.tasks import PuzzleSet
+from loopscope.tasks.storage.folder import task_named
 
 
 def films(m: Measurement, model: Any) -> dict[str, Film]:
@@ -48,7 +49,7 @@ def films(m: Measurement, model: Any) -> dict[str, Film]:
     chosen = chosen_orbits(m)
     rows = np.array(list(chosen.values()), dtype=int)
     inputs, labels = m.array("inputs")[rows], m.array("labels")[rows]
-    task = TASKS[str(m.attrs["task"]).partition("-")[0]](inputs.shape[1])
+    task = task_named(str(m.attrs["task"]), inputs.shape[1])
     ids = m.array("puzzle_id")[rows] if "puzzle_id" in m else np.zeros(len(rows))
     puzzles = PuzzleSet(task, inputs, labels, ids.astype(np.int32), name=m.name)
     numbers = [int(m.data["puzzle"][row]) for row in rows]

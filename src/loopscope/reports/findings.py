@@ -18,6 +18,7 @@ from loopscope.evaluation.intervals import clopper_pearson, upper_bound, wilson
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import Quantity, percent, rate, share
 from loopscope.reports.tables import escape, fates, never_solved_plainly, restart_length, restart_rates
+from loopscope.reports.words import counted, no_groups
 
 UNDECIDED = "Undecided"  # how every verdict begins that the numbers do not allow
 SETTLING = math.log10(0.7)  # a drift that falls this much from one window to the next has not levelled off
@@ -76,10 +77,11 @@ def fate_finding(table: FateTable | None, falling: int | None = 0) -> Finding | 
     if not is_cut(table):
         return Finding(f"{UNDECIDED} whether failures settle or wander", _no_cut(table))
     interval = table.settled_among_wrong
-    counts = f"{settled} of {wrong} failures settled ({share(interval)})"
+    failures = counted(wrong, "failure")
+    counts = f"{settled} of {failures} settled ({share(interval)})"
     if settled == 0:
-        counts = f"0 of {wrong} failures settled (upper bound {percent(upper_bound(0, wrong))} %)"
-    successes = f" Of {right} successes, {table.settled_correct} had settled." if right else ""
+        counts = f"0 of {failures} settled (upper bound {percent(upper_bound(0, wrong))} %)"
+    successes = f" Of {counted(right, 'success')}, {table.settled_correct} had settled." if right else ""
     gap = f" Without a threshold: {table.drift_gap}." if right else ""
     known, falling = falling is not None, falling or 0
     level = clopper_pearson(wrong - settled - falling, wrong)
@@ -110,24 +112,13 @@ def end_finding(m: Measurement) -> Finding | None:
 
 def is_cut(table: FateTable) -> bool:
     """Whether late drift falls into two groups, so that a threshold means something."""
-    return not table.threshold.reason and table.threshold.separation > one_peak(table.threshold.n)
-
-
-def one_peak(n: int) -> float:
-    """Variance that Otsu's cut explains of a normal sample of n, 99 % quantile (simulated, n 10 to 3,000)."""
-    return 2 / math.pi + 0.8 / math.sqrt(n)
+    return table.threshold.splits
 
 
 def _no_cut(table: FateTable) -> str:
     if table.threshold.reason:
         return f"late drift has no threshold ({table.threshold.reason})."
-    explained = f"{100 * table.threshold.separation:.0f} %"
-    gap, limit = table.drift_gap, f"{100 * one_peak(table.threshold.n):.0f} %"
-    return (
-        f"late drift does not fall into two groups (the best cut explains {explained} of the variance of its "
-        f"logarithm, a single normal peak of this size up to {limit}), so any threshold is arbitrary. "
-        f"Without one: {gap}."
-    )
+    return f"{no_groups(table.threshold)}, so any threshold is arbitrary. Without one: {table.drift_gap}."
 
 
 def exponent_finding(numbers: dict[str, Quantity]) -> Finding | None:
@@ -207,7 +198,8 @@ def time_finding(m: Measurement) -> Finding | None:
     p = exact_mcnemar(gained, lost)
     if found is None and m.correct.all() and not lost:
         return Finding(
-            "Nothing left to solve after the budget", f"all {m.n} puzzles were right by segment {m.budget}."
+            "Nothing left to solve after the budget",
+            f"{m.n:,} of {counted(m.n, 'puzzle')} right by segment {m.budget}.",
         )
     verdict = f"{UNDECIDED} whether more time helps"
     if p < 0.05:
@@ -217,7 +209,8 @@ def time_finding(m: Measurement) -> Finding | None:
     text += f" (exact McNemar p = {p:.2g})."
     if found is None:
         return Finding(verdict, f"{text} Every puzzle had been right at some segment before.")
-    text += f" {found.events} of {found.n} puzzles never solved before were solved then, {rate(found)}"
+    open_ = counted(found.n, "puzzle")
+    text += f" {found.events} of {open_} never solved before had a right answer then, {rate(found)}"
     if found.events < 2:
         return Finding(verdict, f"{text}.")
     test = decay_test(m.first_solved, start=m.escape_from, stop=m.stop)
@@ -258,9 +251,9 @@ def restart_finding(m: Measurement) -> Finding | None:
     picked = f" (the best of {len(kicks)} sizes, chosen afterwards)" if len(kicks) > 1 else ""
     still = f", {plain} without a kick" if plain is not None else ""
     text = (
-        f"of {int(wrong.sum())} failures that the plain start never had right in {length} segments, "
-        f"{share(any_size)} were solved by some of {K * len(kicks)} restarts, {best} by the best of {K} at "
-        f"sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}. "
+        f"of {counted(int(wrong.sum()), 'failure')} that the plain start never had right in {length} "
+        f"segments, {share(any_size)} solved by some of {K * len(kicks)} restarts, {best} by the best of {K} "
+        f"at sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}. "
         f"{K} restarts cost {K} times as much."
     )
     return Finding(_kick_verdict(share(any_size)), text)
@@ -275,7 +268,7 @@ def _kick_verdict(any_size: Quantity) -> str:
 
 
 def halt_finding(m: Measurement, numbers: dict[str, Quantity]) -> Finding | None:
-    """Whether the model knows that it is right, and better than who always says the same."""
+    """Whether the model knows that it is right, and better than a constant guess."""
     right = numbers.get("halt signal right")
     if right is None:
         return None
@@ -291,15 +284,15 @@ def halt_finding(m: Measurement, numbers: dict[str, Quantity]) -> Finding | None
         verdict = "The halt signal is mostly right"
     return Finding(
         verdict,
-        f"the halt signal agrees with the outcome in {right} of {right.n:,} puzzles; to say the same of all "
-        f"would agree in {percent(always)} %.",
+        f"the halt signal agrees with the outcome in {right} of {counted(right.n, 'puzzle')}; to say the "
+        f"same of all would agree in {percent(always)} %.",
     )
 
 
 def answer(m: Measurement) -> str:
     """The sentences under the title: how much is solved, and what becomes of the rest."""
     solved = share(wilson(int(m.correct.sum()), m.n))
-    what = f"{m.name} solves {solved} of {m.n:,} puzzles in {m.budget} segments."
+    what = f"{m.name} solves {solved} of {counted(m.n, 'puzzle')} in {counted(m.budget, 'segment')}."
     if str(m.attrs.get("task", "")).startswith("maze-") and "verified" in m:
         what += " Any shortest path counts, the label's or another (of restarts only the label's)."
     fate, end = fate_finding(fates(m), still_falling(m)), end_finding(m)

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, made from measurements and nothing else.
+"""The report: one self-contained page, made from measurements; with models, three puzzles of each run again.
 
 No script, no request to anywhere; pictures are inline SVG and the data behind each is a link that holds
 it. The same measurements give the same bytes.
@@ -40,7 +40,7 @@ from loopscope.reports.orbit_figures import (
 )
 from loopscope.reports.published import escape_comparison
 from loopscope.reports.quantity import rounded
-from loopscope.reports.words import EXPLANATION, FOOTNOTES
+from loopscope.reports.words import EXPLANATION, FOOTNOTES, counted
 
 Draw = Callable[[Measurement], Plot]
 FIGURES: tuple[tuple[Draw, tuple[str, ...]], ...] = (  # figure, variables it needs
@@ -127,7 +127,7 @@ def _explanation(measurements: Sequence[Measurement]) -> str:
     for m in measurements:
         planned = int(m.attrs.get("n", m.n))
         count = (
-            f"{m.n:,} puzzles"
+            counted(m.n, "puzzle")
             if planned <= m.n
             else f"{m.n:,} of {planned:,} puzzles (the run is not complete)"
         )
@@ -138,8 +138,8 @@ def _explanation(measurements: Sequence[Measurement]) -> str:
         )
         data = f" of {m.attrs['data']}" if m.attrs.get("data") else ""
         applied = f", {m.applications} block applications each" if m.applications > 1 else ""
-        sentence = f"{m.name}: {count}{data}; {m.stop} segments ({budget}){applied}."
-        lines.append(f'<p class="meta">{escape(sentence)}</p>')
+        told = f"{m.name}: {count}{data}; {counted(m.stop, 'segment')} ({budget}){applied}."
+        lines.append(f'<p class="meta">{escape(told)}</p>')
     return "\n".join(lines)
 
 
@@ -147,8 +147,11 @@ def _comparison(measurements: Sequence[Measurement]) -> str:
     table = tables.comparison_table(measurements, [tables.quantities(m) for m in measurements])
     parts = ['<h2 id="comparison">Side by side</h2>', table_html(table, title=False)]
     for a, b in combinations(measurements, 2):
-        if sentence := mcnemar(a, b):
-            parts.append(f"<p>{escape(sentence)}</p>")
+        paired = mcnemar(a, b) or (
+            f"{a.name} and {b.name} were measured on different puzzles, so a difference between them may be "
+            "one of the puzzles; there is no paired test."
+        )
+        parts.append(f"<p>{escape(paired)}</p>")
         found = escape_comparison(a, b, paired=same_puzzles(a, b))
         if found is not None:
             parts.append(f"<p>{inline(_escape_words(a, b, found))}</p>")

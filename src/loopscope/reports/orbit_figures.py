@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loopscope.dynamics.fate import WINDOW
 from loopscope.reports.drawing import (
     GREY,
     INK,
@@ -23,6 +24,7 @@ from loopscope.reports.drawing import (
 )
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import median, rounded
+from loopscope.reports.words import no_groups
 
 BOXED = 5  # values that a box of quartiles needs
 FEW_DOTS = 30  # below this dots are drawn larger, as none hides another
@@ -70,7 +72,8 @@ def exponents_by_outcome(m: Measurement) -> Plot:
     ax.set_ylim(-0.6, len(classes) - 0.4)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("first exponent, nats per segment")
-    medians = "; ".join(f"{name}: {median(first[chosen], '', '')}" for name, chosen in classes)
+    found = {name: median(first[chosen], "", "") for name, chosen in classes}
+    medians = "; ".join(f"{name}: {q}" + (f" ({q.note})" if q.note else "") for name, q in found.items())
     lost = int((~np.isfinite(first)).sum())
     caption = (
         f"One dot per puzzle: its finite-time Lyapunov exponent over segments 1 to {m.exponent_segments}. "
@@ -115,10 +118,14 @@ def spectrum_by_fate(m: Measurement) -> Plot:
     figure = Figure()
     ax = figure.subplots()
     ax.axhline(0, color=INK, linewidth=0.7)
-    chosen_by_fate = {name: (m.settled == s) & (m.correct == c) for name, (s, c) in FATES.items()}
+    split = m.threshold.splits
+    fates = FATES if split else {name: (True, name == "solved") for name in OUTCOMES}
+    chosen_by_fate = {
+        name: (m.correct == c) & ((m.settled == s) | (not split)) for name, (s, c) in fates.items()
+    }
     present = {name: chosen for name, chosen in chosen_by_fate.items() if chosen.any()}
     for i, (name, chosen) in enumerate(present.items()):
-        settled, correct = FATES[name]
+        settled, correct = fates[name]
         look = OUTCOMES["solved" if correct else "unsolved"]
         low, middle, high = np.nanquantile(m.exponents[chosen], [0.25, 0.5, 0.75], axis=0, method="nearest")
         ax.errorbar(
@@ -143,13 +150,19 @@ def spectrum_by_fate(m: Measurement) -> Plot:
     ax.set_xlabel("exponent, by rank")
     ax.set_ylabel("nats per segment")
     label_right(ax, ends, gap=0.075)
-    absent = "; ".join(name for name in FATES if name not in present)
+    absent = "; ".join(name for name in fates if name not in present)
     caption = (
-        f"Median of each of the {k} leading exponents, bars from the lower to the upper quartile, by fate. "
-        f"Filled: the orbit had settled (late drift below {rounded(m.threshold.value)}); open: still "
-        "wandering." + (f" No puzzle is: {absent}." if absent else "")
+        f"Median of each of the {k} leading exponents, bars from the lower to the upper quartile, by "
+        f"{'fate' if split else 'outcome'}. "
     )
-    return Plot("spectrum", "Spectrum by fate", figure, pd.DataFrame(rows), caption)
+    if split:
+        low = rounded(m.threshold.value)
+        caption += f"Filled: the orbit had settled (late drift below {low}); open: still wandering."
+    else:
+        caption += "Not by fate: late drift does not fall into two groups, settled and wandering."
+    caption += f" No puzzle is: {absent}." if absent else ""
+    title = f"Spectrum by {'fate' if split else 'outcome'}"
+    return Plot("spectrum", title, figure, pd.DataFrame(rows), caption)
 
 
 @styled
@@ -182,18 +195,24 @@ def drift_against_exponent(m: Measurement) -> Plot:
         ends.append((float(np.median(m.late[order])), outcome, look["color"]))
     ax.set_yscale("log")
     log_values(ax, *ax.get_ylim())
-    if not np.isnan(m.threshold.value):
+    if m.threshold.splits:
         ax.axhspan(ax.get_ylim()[0], m.threshold.value, color=GREY, alpha=0.13, linewidth=0, zorder=0)
         ax.axhline(m.threshold.value, color=INK, linewidth=0.8, linestyle=":")
         ends.append((m.threshold.value, "threshold", INK))
+        words = (
+            f"In the grey band below the dotted threshold ({rounded(m.threshold.value)}, "
+            f"{m.threshold.rule}) an orbit counts as settled."
+        )
+    else:
+        ax.text(1, 1, "no cut: one group", transform=ax.transAxes, ha="right", fontsize=7, color=GREY)
+        words = f"No cut between settled and wandering: {no_groups(m.threshold)}."
     ax.axvline(0, color=INK, linewidth=0.7)
     ax.set_xlabel("first exponent, nats per segment")
     ax.set_ylabel(f"late drift ({_unit(m)})")
     label_right(ax, ends)
     caption = (
-        f"One mark per puzzle. Late drift: mean change of {m.moved} over the last segments up to {m.budget}. "
-        f"In the grey band below the dotted threshold ({rounded(m.threshold.value)}, Otsu) an orbit counts "
-        f"as settled. {_counts(m)}"
+        f"One mark per puzzle. Late drift: mean change of {m.moved} over the last {WINDOW} segments up to "
+        f"{m.budget}. {words} {_counts(m)}"
     )
     if max(int(m.correct.sum()), int((~m.correct).sum())) > DRAWN:
         caption += f" At most {DRAWN} marks per outcome are drawn."
@@ -287,14 +306,15 @@ def single_orbits(m: Measurement) -> Plot:
                 {**series, "halt_logit": np.nan if halts is None else halts[row], "solved": m.solved[row]}
             )
         )
-    axes[0, 0].set_ylabel("drift")
+    axes[0, 0].set_ylabel(f"change of {m.moved}\n({_unit(m)})")
     if halts is not None:
         axes[1, 0].set_ylabel("halt logit")
     caption = (
         "Single puzzles, chosen by rule: a quarter of the way through the successes in order of solving; "
         "the middle one of those solved after the budget, else the last; the never solved one with the "
-        "middle drift at the end. Green line with triangle: first right answer. Above 0 the halt logit says "
-        "*done*."
+        "middle drift at the end. Green line with triangle: first right answer. "
+        + ("Dashed grey: training budget. " if m.trained and m.stop > m.budget else "")
+        + ("Above 0 the halt logit says *done*." if halts is not None else "")
     )
     return Plot("orbits", "Single orbits", figure, pd.concat(rows, ignore_index=True), caption)
 

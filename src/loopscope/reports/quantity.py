@@ -16,6 +16,7 @@ from loopscope.dynamics.statistics import Auc
 from loopscope.evaluation.intervals import Estimate, median_interval
 
 Kind = Literal["share", "auc", "signed", "plain"]
+MEDIAN = 6  # values from which order statistics give a 95 % interval of the median
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -126,8 +127,11 @@ def of_statistic(row: Statistic) -> Quantity:
         kind = "share"
     elif row.units.startswith("nats"):
         kind = "signed"
-    unit = "" if row.units == "1" else row.units
-    return Quantity(row.value, row.low, row.high, row.n, kind, unit, row.note)
+    unit, note = "" if row.units == "1" else row.units, row.note
+    if row.name.startswith("median") and not math.isnan(row.value):
+        alone = _no_interval(Estimate(row.value, row.low, row.high, row.n))
+        note = "; ".join(filter(None, (alone, note)))
+    return Quantity(row.value, row.low, row.high, row.n, kind, unit, note)
 
 
 def rate(result: EscapeRate) -> Quantity:
@@ -142,7 +146,12 @@ def rate(result: EscapeRate) -> Quantity:
 def median(values: np.ndarray, unit: str, empty: str) -> Quantity:
     """A median with its interval (`median_interval`); `empty` is noted where there is no value."""
     m = median_interval(values)
-    return Quantity(m.value, m.low, m.high, m.n, "signed", unit, "" if m.n else empty)
+    return Quantity(m.value, m.low, m.high, m.n, "signed", unit, _no_interval(m) if m.n else empty)
+
+
+def _no_interval(m: Estimate) -> str:
+    """Why a median stands alone; empty where it has its interval."""
+    return f"no interval: n {m.n}, at least {MEDIAN} needed" if m.n and math.isnan(m.low) else ""
 
 
 def median_bound(bounds: Sequence[Bound], unit: str, empty: str) -> Quantity:
@@ -151,4 +160,5 @@ def median_bound(bounds: Sequence[Bound], unit: str, empty: str) -> Quantity:
     m = median_interval(values)
     middle = np.sort(values)[m.n // 2] if m.n else math.nan  # the upper one of two; NaN values sort last
     least = any(not b.closed and b.value <= middle for b in bounds)
-    return Quantity(m.value, m.low, m.high, m.n, unit=unit, note="" if m.n else empty, least=least)
+    note = _no_interval(m) if m.n else empty
+    return Quantity(m.value, m.low, m.high, m.n, unit=unit, note=note, least=least)

@@ -189,10 +189,11 @@ def fate_rows(m: Measurement) -> Table | None:
     drift = f"Late drift: mean change of {m.moved} over {window} ({m.drift_name})."
     if cut.reason:
         return Table(title, ["", "solved", "unsolved", "all"], rows, f"{drift} No threshold: {cut.reason}.")
+    if not cut.splits:
+        drift += " Drift does not fall into two groups, so the cut is arbitrary."
     caption = (
         f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu on these drifts: "
-        f"other segments have another cut; it explains {100 * cut.separation:.0f} % of the variance of log "
-        "drift, where a single normal peak gives 64 %). "
+        f"other segments have another cut). Of the variance of log drift it {cut.explained}. "
         f"Without any threshold: {table.drift_gap}."
     )
     return Table(title, ["", "solved", "unsolved", "all"], rows, caption)

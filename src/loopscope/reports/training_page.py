@@ -26,6 +26,7 @@ from loopscope.reports.drawing import GREY, SOLVED, Plot, label_right, per_cent,
 from loopscope.reports.figures import training_curves
 from loopscope.reports.markup import figure_html, inline, table_html, whole_page
 from loopscope.reports.quantity import Quantity, Table, share
+from loopscope.reports.words import counted
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 
@@ -172,8 +173,8 @@ def summary(run: Run) -> str:
         return f"{done} There is no validation score yet; the model in `last/` is that of the last save."
     step, score = best
     return (
-        f"{done} The best of {len(run.held_out)} validations, at step {step:,}, solves {score} of the "
-        f"held-out puzzles after {run.setting('train', 'eval_segments')} segments."
+        f"{done} The best of {counted(len(run.held_out), 'validation')}, at step {step:,}, solves {score} of "
+        f"the held-out puzzles after {run.setting('train', 'eval_segments')} segments."
     )
 
 
@@ -198,7 +199,7 @@ def _side_by_side(runs: Sequence[Run]) -> Table:
 
 
 def _time(minutes: float) -> str:
-    return f"{minutes / 60:.1f} hours" if minutes >= 120 else f"{minutes:.0f} minutes"
+    return f"{minutes / 60:.1f} hours" if minutes >= 120 else counted(round(minutes), "minute")
 
 
 # -- figures

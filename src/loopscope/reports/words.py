@@ -1,4 +1,21 @@
-"""What a reader new to the subject needs to know; [[key|words]] points to a footnote."""
+"""What a reader new to the subject needs to know, and counts in words; [[key|words]] points to a footnote."""
+
+from __future__ import annotations
+
+from loopscope.dynamics.fate import Threshold
+
+
+def counted(n: int, noun: str) -> str:
+    """1 failure, 2,000 failures, 3 successes"""
+    return f"{n:,} {noun}" + ("" if n == 1 else "es" if noun.endswith("s") else "s")
+
+
+def no_groups(cut: Threshold) -> str:
+    """Why there is no meaningful cut between settled and wandering."""
+    if cut.reason:
+        return cut.reason
+    return f"late drift does not fall into two groups (the best cut {cut.explained})"
+
 
 EXPLANATION = (
     "The model holds a hidden state and applies one small network to it again and again. The unit of time "
