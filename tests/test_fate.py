@@ -60,8 +60,8 @@ def test_a_cut_says_how_it_was_found_and_what_it_explains() -> None:
     assert not otsu_threshold(one).splits
     assert fate_table(late, late < 1, threshold=1e-9).threshold.separation == 0
     text = str(otsu_threshold(one))
-    assert text.startswith("Otsu, log10 −1.98, explains 64 %")
-    assert "64 % in large samples, up to 68 % with n 400" in text
+    assert text.startswith("Otsu, log10 −1.98, explains 64 % of the variance")
+    assert "64 % in large samples and up to 68 % with n 400" in text
 
 
 def test_ties_never_straddle_the_threshold() -> None:

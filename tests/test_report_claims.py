@@ -19,6 +19,7 @@ from loopscope.reports import dynamics_tables, findings, read_measurements, repo
 from loopscope.reports.claims import Claim, claims, claims_table, fresh_against_onward, judge, tally
 from loopscope.reports.films import film_plot, films
 from loopscope.reports.measurement import Measurement
+from loopscope.tasks import Maze, PuzzleSet
 from report_data import BUDGET, STOP, Page, one, synthetic
 from tiny import tiny_model, tiny_puzzles
 
@@ -235,3 +236,16 @@ def test_films_are_of_the_measured_puzzles(tmp_path: Path) -> None:
         films(Measurement(runs.assign_attrs(model_hash="0" * 64), "other"), model)
     with pytest.raises(UserError, match="2 models for 1 measurements"):
         report(runs, tmp_path / "films.html", models=[model, model])
+
+
+def test_a_film_of_a_maze_has_the_shape_of_the_maze() -> None:
+    """A board of 36 cells need not be square."""
+    maze = Maze(4, 9)
+    walls = " " * 9 + "#" * 8 + " " + " " * 18
+    question = maze.parse("S" + walls[1:-1] + "G")
+    label = maze.parse("S" + "o" * 8 + "#" * 8 + "o" + " " * 8 + "o" + " " * 8 + "G")
+    puzzles = PuzzleSet(maze, question[None], label[None], np.zeros(1, np.int32), name="one maze")
+    model = tiny_model(seq_len=36)
+    m = read_measurements(measure(model, puzzles, segments=4))[0]
+    (film,) = films(m, model).values()
+    assert film.task.grid == (4, 9)

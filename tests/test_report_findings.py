@@ -271,7 +271,7 @@ def test_without_two_groups_nothing_is_drawn_or_judged_by_a_cut() -> None:
     assert claim.verdict == "undecided"
     assert claim.number.note.startswith("undecided: late drift does not fall into two groups")
     explained = m.threshold.explained
-    assert "64 % in large samples, up to 72 % with n 100" in explained
+    assert "64 % in large samples and up to 72 % with n 100" in explained
     assert explained in findings.fate_finding(tables.fates(m)).evidence
     assert explained in tables.fate_rows(m).caption
 

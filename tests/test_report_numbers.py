@@ -31,7 +31,7 @@ def test_quantities_against_hand() -> None:
     assert numbers["escape rate"].value == pytest.approx(-math.log1p(-p))
     assert numbers["escape rate per application"].value == pytest.approx(-math.log1p(-p) / 21)
     assert numbers["failures that settled"].value == 0
-    assert "0 of 40; one-sided upper bound 7.22 %" in numbers["failures that settled"].note
+    assert "0 of 40; one-sided upper bound 7.2 %" in numbers["failures that settled"].note
 
 
 def test_headline_for_a_terminal() -> None:

@@ -119,6 +119,13 @@ def test_several_and_files(tmp_path: Path) -> None:
     assert twice[0].name != twice[1].name
 
 
+def test_measurements_of_other_puzzles_are_told_apart(tmp_path: Path) -> None:
+    words = "were measured on different puzzles"
+    a, b = synthetic(name="a"), synthetic(name="b")
+    assert words not in report([a, b], tmp_path / "same.html").read_text()
+    assert words in report([a, b.isel(puzzle=slice(0, 90))], tmp_path / "other.html").read_text()
+
+
 def test_incomplete_run_counts_only_what_is_done(tmp_path: Path) -> None:
     data = synthetic()
     data["measured"][40:] = False

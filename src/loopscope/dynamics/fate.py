@@ -57,8 +57,8 @@ class Threshold:
     def explained(self) -> str:
         """How much of the variance of log drift the cut explains, beside what it does with one peak."""
         return (
-            f"explains {100 * self.separation:.0f} % (one normal peak: 64 % in large samples, up to "
-            f"{100 * one_peak(self.n):.0f} % with n {self.n:,})"
+            f"explains {100 * self.separation:.0f} % of the variance of log drift, of one normal peak 64 % "
+            f"in large samples and up to {100 * one_peak(self.n):.0f} % with n {self.n:,}"
         )
 
     def __str__(self) -> str:

@@ -284,8 +284,7 @@ def _time(m: Measurement) -> list[Claim]:
             "TRM-MLP: most, after 128; HRM: a third or fewer, even after 4,000",
         )
     ]
-    at_risk = (m.first_solved == -1) | (m.first_solved > m.escape_from)
-    if not at_risk.any():
+    if not m.at_risk(m.escape_from).any():
         return found
     test = decay_test(m.first_solved, start=m.escape_from, stop=m.stop)
     flat = FLAT[0] < test.shape.low and test.shape.high < FLAT[1]

@@ -123,14 +123,13 @@ def sweep_rows(m: Measurement) -> Table | None:
 
 def escape_rows(m: Measurement) -> Table | None:
     """Escape rates in windows that double, and the laws fitted to all of them; None without escapes."""
-    at_risk = (m.first_solved == -1) | (m.first_solved > m.escape_from)
-    if m.stop == m.escape_from or not at_risk.any():
+    if m.stop == m.escape_from or not m.at_risk(m.escape_from).any():
         return None
     rows: list[list[Cell]] = []
     start, width = m.escape_from, max(4, m.escape_from)
     while start < m.stop:
         stop = min(start + width, m.stop)
-        if not ((m.first_solved == -1) | (m.first_solved > start)).any():
+        if not m.at_risk(start).any():
             break
         found = escape_rate(m.first_solved, start=start, stop=stop)
         per = rate(found.per_application(m.applications)) if m.applications > 1 else "–"

@@ -33,7 +33,7 @@ from loopscope.reports.drawing import (
 )
 from loopscope.reports.measurement import Measurement
 from loopscope.reports.quantity import rate
-from loopscope.reports.tables import escape, restart_rates
+from loopscope.reports.tables import escape, restart_length, restart_rates
 from loopscope.reports.words import counted
 
 
@@ -171,7 +171,7 @@ def restart_curves(m: Measurement) -> Plot:
         f"Solve rate of restarts from a perturbed start, for {right:,} puzzles that the plain start solved "
         f"and {wrong:,} that it did not. Diamonds, thick: any of {K} restarts (Wilson); circles, thin: one "
         "restart (bootstrap over puzzles); bars: 95 %. A restart runs "
-        f"{m.attrs.get('restart_segments', m.budget)} segments and counts as solved if right at any of them."
+        f"{restart_length(m)} segments and counts as solved if right at any of them."
     )
     return Plot("restarts", "Restarts from perturbed starts", figure, table, caption)
 

@@ -116,6 +116,10 @@ class Measurement:
         """First segment with the right answer, 1-based; -1 if never, (B,)."""
         return np.where(self.solved.any(axis=1), self.solved.argmax(axis=1) + 1, -1)
 
+    def at_risk(self, segment: int) -> np.ndarray:
+        """Puzzles that have been right at no segment up to this one, (B,) bool."""
+        return (self.first_solved == -1) | (self.first_solved > segment)
+
     @property
     def drift_name(self) -> str | None:
         """The drift that fates are read from: z_H as published, else that of the whole latent."""

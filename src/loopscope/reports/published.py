@@ -66,7 +66,7 @@ def escape_comparison(a: Measurement, b: Measurement, *, paired: bool) -> Escape
     """Escape rate of one measurement over that of another; None without segments that both ran on for, or
     without a puzzle left unsolved."""
     start, stop = max(a.escape_from, b.escape_from), min(a.stop, b.stop)
-    if stop <= start or not all(((m.first_solved == -1) | (m.first_solved > start)).any() for m in (a, b)):
+    if stop <= start or not all(m.at_risk(start).any() for m in (a, b)):
         return None
     steps = (a.applications, b.applications)
     return compare_escape(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap, to_hex
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from loopscope.errors import UserError
@@ -24,7 +24,7 @@ from loopscope.tasks.survey import Survey, class_edges, class_names, counted
 SHOWN = 3  # puzzles
 ENDINGS = (".svg", ".pdf", ".png")
 SHADES = (BLUE, "#E69F00", GREY)
-ARC_COLOURS = tuple(to_hex(np.array(colour) / 255) for colour in PALETTE)
+ARC_COLOURS = tuple("#{:02X}{:02X}{:02X}".format(*colour) for colour in PALETTE)
 
 
 def checked_name(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from loopscope.dynamics.escape import EscapeRate, escape_rate
 from loopscope.dynamics.fate import WINDOW, FateTable, fate_table
+from loopscope.dynamics.outcomes import LANDMARK, RESAMPLES
 from loopscope.dynamics.statistics import auc, auc_landmark
 from loopscope.evaluation.intervals import mean_share, upper_bound, wilson
 from loopscope.evaluation.metrics import by_rating
@@ -21,14 +22,14 @@ from loopscope.reports.quantity import (
     Quantity,
     Table,
     median,
+    percent,
     rate,
     rounded,
     separation,
     share,
 )
 
-EARLY = 4  # segments of the leak-free exponent: features end before the outcome can be known
-RESAMPLES = 2000  # of every bootstrap in a report
+EARLY = LANDMARK  # segments of the leak-free exponent: features end before the outcome can be known
 
 
 def quantities(m: Measurement) -> dict[str, Quantity]:
@@ -87,8 +88,7 @@ def _separations(m: Measurement) -> dict[str, Quantity]:
 
 def escape(m: Measurement) -> EscapeRate | None:
     """Escape rate after the budget; None when nothing was run there or nothing was left unsolved."""
-    at_risk = (m.first_solved == -1) | (m.first_solved > m.escape_from)
-    if m.stop == m.escape_from or not at_risk.any():
+    if m.stop == m.escape_from or not m.at_risk(m.escape_from).any():
         return None
     return escape_rate(m.first_solved, start=m.escape_from, stop=m.stop)
 
@@ -134,7 +134,7 @@ def _settled(table: FateTable) -> Quantity:
     wrong = table.settled_wrong + table.wandering_wrong
     note = f"{table.settled_wrong} of {wrong}"
     if table.settled_wrong == 0 and wrong:
-        note += f"; one-sided upper bound {100 * upper_bound(0, wrong):.2f} %"
+        note += f"; one-sided upper bound {percent(upper_bound(0, wrong))} %"
     return share(table.settled_among_wrong, note if wrong else "no unsolved puzzle")
 
 
@@ -193,7 +193,7 @@ def fate_rows(m: Measurement) -> Table | None:
         drift += " Drift does not fall into two groups, so the cut is arbitrary."
     caption = (
         f"{drift} Settled: below {rounded(cut.value)} (log10 {rounded(cut.log10)}, Otsu on these drifts: "
-        f"other segments have another cut). Of the variance of log drift it {cut.explained}. "
+        f"other segments have another cut). It {cut.explained}. "
         f"Without any threshold: {table.drift_gap}."
     )
     return Table(title, ["", "solved", "unsolved", "all"], rows, caption)
@@ -220,11 +220,10 @@ def restart_rows(m: Measurement) -> Table | None:
         for i, sigma in enumerate(m.data["sigma"].to_numpy()):
             single, best, final = restart_rates(m, chosen, i)
             rows.append([name, f"{float(sigma):g}", single, best, final, int(chosen.sum())])
-    length = m.attrs.get("restart_segments", m.budget)
     caption = (
         "Each restart begins at the usual start plus noise of size sigma (in standard deviations of the "
-        f"start) and runs {length} segments. One restart: mean over restarts, bootstrap over puzzles (Wilson "
-        f"where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many times the cost, "
+        f"start) and runs {restart_length(m)} segments. One restart: mean over restarts, bootstrap over puzzles "
+        f"(Wilson where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many times the cost, "
         "and an oracle. Solved counts a right answer at any segment of the restart; the last column only "
         "the answer at its end."
     )
