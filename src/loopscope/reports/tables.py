@@ -222,9 +222,10 @@ def restart_rows(m: Measurement) -> Table | None:
             rows.append([name, f"{float(sigma):g}", single, best, final, int(chosen.sum())])
     caption = (
         "Each restart begins at the usual start plus noise of size sigma (in standard deviations of the "
-        f"start) and runs {restart_length(m)} segments. One restart: mean over restarts, bootstrap over puzzles "
-        f"(Wilson where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many times the cost, "
-        "and an oracle. Solved counts a right answer at any segment of the restart; the last column only "
+        f"start) and runs {restart_length(m)} segments. One restart: mean over restarts, bootstrap over "
+        f"puzzles (Wilson where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many "
+        "times the cost, and an oracle. Solved counts a right answer at any segment of the restart; the last "
+        "column only "
         "the answer at its end."
     )
     header = ["plain start", "sigma", "one restart", "best of K", "one restart, at its end", "n"]
