@@ -252,8 +252,8 @@ def restart_finding(m: Measurement) -> Finding | None:
     still = f", {plain} without a kick" if plain is not None else ""
     text = (
         f"of {counted(int(wrong.sum()), 'failure')} that the plain start never had right in {length} "
-        f"segments, {share(any_size)} were solved by some of {K * len(kicks)} restarts, {best} by the best of {K} "
-        f"at sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}. "
+        f"segments, {share(any_size)} were solved by some of {K * len(kicks)} restarts, {best} by the best "
+        f"of {K} at sigma {float(sigmas[chosen]):g}{picked}, {single} by one restart{still}. "
         f"{K} restarts cost {K} times as much."
     )
     return Finding(_kick_verdict(share(any_size)), text)

@@ -224,8 +224,8 @@ def restart_rows(m: Measurement) -> Table | None:
         "Each restart begins at the usual start plus noise of size sigma (in standard deviations of the "
         f"start) and runs {restart_length(m)} segments. One restart: mean over restarts, bootstrap over "
         f"puzzles (Wilson where all agree). Best of K: any of {m.data.sizes['restart']} restarts, at as many "
-        "times the cost, and an oracle. Solved counts a right answer at any segment of the restart; the last column only "
-        "the answer at its end."
+        "times the cost, and an oracle. Solved counts a right answer at any segment of the restart; the last "
+        "column only the answer at its end."
     )
     header = ["plain start", "sigma", "one restart", "best of K", "one restart, at its end", "n"]
     return Table("Restarts", header, rows, caption)
