@@ -323,7 +323,7 @@ FAULTS = [
     (changed("a", to=[1]), "task a, holds a list, expected an object"),
     ([1], "holds a list, expected an object of task ids"),
     ({}, "holds no tasks"),
-    ({"a|||b": TASK}, "is no task id"),
+    ({"a|||b": TASK}, "is not a task id"),
 ]
 
 

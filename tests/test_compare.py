@@ -184,7 +184,7 @@ def test_an_arc_task_is_solved_when_all_its_tests_are(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x89PNG\r\n\x1a\n\0", b"puzzle,key\n0,a\n"])
 def test_other_files_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(UserError, match="no table of answers") as caught:
+    with pytest.raises(UserError, match="not a table of answers") as caught:
         read_solved(tmp_path / "a.csv")
     assert "\n" not in str(caught.value)
 

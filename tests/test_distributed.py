@@ -346,7 +346,7 @@ def test_the_command_says_a_mistake_once(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(recipe().model_dump()))
     words = ["train", str(path), "train.batch_size=7", "train.micro_batch=0", "--out", str(tmp_path / "run")]
     assert finish(start(2, command, words, said=tmp_path / "err")) == [2, 2]
-    expected = "error: train.batch_size=7 is no multiple of 2 processes. Set train.batch_size=8.\n"
+    expected = "error: train.batch_size=7 is not a multiple of 2 processes. Set train.batch_size=8.\n"
     assert (tmp_path / "err").read_text() == expected
     assert not (tmp_path / "run").exists()
 

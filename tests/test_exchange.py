@@ -39,7 +39,10 @@ def test_written_official_checkpoint_equals_the_recorded_one(tmp_path: Path, nam
 def test_an_architecture_of_ours_has_no_official_format(tmp_path: Path) -> None:
     model = load_model("sudoku9-equivariant")
     model.settings = model.settings.model_copy(update={"random_init": False})
-    one_line(lambda: save_official(model, tmp_path / "out"), "trm-equivariant: the official code has none")
+    one_line(
+        lambda: save_official(model, tmp_path / "out"),
+        "trm-equivariant: the official code has no such architecture",
+    )
     assert not (tmp_path / "out").exists()
 
 

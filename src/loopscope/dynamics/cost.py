@@ -1,4 +1,4 @@
-"""What a measurement would cost: work, room, and the time that a short probe foretells.
+"""What a measurement would cost: work, room, and the time estimated from a short probe.
 
 The probe measures the first block of the real puzzles for a few segments, once for each kind of segment
 that the plan has: with tangents, plain, restarted. A run of one segment tells apart what a block costs

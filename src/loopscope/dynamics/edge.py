@@ -142,7 +142,7 @@ def _result(
         if last < T
         else ""
         if count
-        else "the gap never was small"
+        else "the gap never fell below part"
         for end, count, last in zip(found, used, seen, strict=True)
     ]
     present = means[~np.isnan(means)]

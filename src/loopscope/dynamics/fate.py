@@ -144,7 +144,7 @@ class ConfidentFailure:
 
 
 def late_drift(drift: Float[np.ndarray, "B T"], window: int = WINDOW) -> Float[np.ndarray, " B"]:
-    """Mean drift of the last `window` segments, per puzzle; infinite for an orbit that left the numbers."""
+    """Mean drift of the last `window` segments, per puzzle; infinite for an orbit that became non-finite."""
     if drift.shape[1] < window:
         raise UserError(
             f"{drift.shape[1]} segments: expected at least {window}. Run longer or narrow the window."

@@ -1,4 +1,4 @@
-"""A measurement as a file: Zarr, filled block by block, that can be watched and gone on with.
+"""A measurement as a file: Zarr, filled block by block, that can be read while it grows, and resumed.
 
 The file appears whole, with the first block in it, at its full length. `measured(puzzle)` is written
 after everything else of a block, so a run that is cut off goes on at the first block that is missing.

@@ -106,5 +106,5 @@ def read_solved(path: str | Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
     except (KeyError, ValueError, OSError, EOFError) as error:
         what = " ".join(str(error).split())[:80]
         raise UserError(
-            f"{path}: no table of answers ({what}). Write one with loopscope eval --out."
+            f"{path}: not a table of answers ({what}). Write one with loopscope eval --out."
         ) from None

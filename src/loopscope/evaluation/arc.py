@@ -78,7 +78,7 @@ def evaluate_arc(
         rule: "ours" or "official" (`arc_votes`).
         batch_size: rows per batch.
         progress: show a progress bar.
-        parts: keeps finished answers on disk, so that a killed evaluation is gone on with.
+        parts: keeps finished answers on disk, so that an interrupted evaluation can be resumed.
     Returns:
         Scores: `pass_at_k` with partial credit, `all_pairs_pass_at_k` (a task counts when all its test
         inputs are right), and the headline scores of the single rows. Its outcomes are rows of

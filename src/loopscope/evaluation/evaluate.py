@@ -123,7 +123,7 @@ def evaluate(
         batch_size: orbits per batch.
         answers: keep the answers, too, as the column `answer` (N, L) of the outcomes.
         progress: show a progress bar with an estimate.
-        parts: keeps what is finished on disk, so that a killed evaluation is gone on with.
+        parts: keeps what is finished on disk, so that an interrupted evaluation can be resumed.
     Raises:
         UserError: no labels, no puzzles, puzzles of another size than the model's, a bad number or name.
     """

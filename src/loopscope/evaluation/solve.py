@@ -97,9 +97,8 @@ def solve(
         noise: size of the perturbation (`starts.perturbed_start`).
         start: from where the other restarts begin: "perturbed" starts, or "random" ones
             (`starts.random_start`).
-        segment_noise: size of the noise added to the latent before every segment, the first one, too, of
-            every rollout, the first one, too (PTRM, which has `noise=0`); in units of each part's standard
-            deviation.
+        segment_noise: size of the noise added to the latent before every segment of every rollout, the first
+            of each included (PTRM uses it with `noise=0`); in units of each part's standard deviation.
         views: symmetric views of each puzzle (`views`), the first the puzzle itself. The starts and the
             noise of a restart are the same in all views and models.
         stop: which orbits end early: "budget" none, others as `levers.may_stop` says. They leave the batch,

@@ -39,7 +39,7 @@ class Parts:
         self.folder = folder
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """See to it that the folder holds this evaluation and no other.
+        """Check that the folder belongs to this evaluation.
 
         Raises:
             UserError: it holds another one.

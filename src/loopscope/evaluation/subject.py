@@ -56,7 +56,7 @@ def check_fits(system: Any, puzzles: PuzzleSet, labels: bool = False) -> None:
 
 
 def check_numbers(batch_size: int, seed: int = 0) -> None:
-    """Insist on numbers that can be: batches of at least one puzzle, a seed from 0.
+    """Check that batches hold at least one puzzle and the seed is not negative.
 
     Raises:
         UserError: naming the number.

@@ -114,7 +114,7 @@ def _task_in(inputs: Path) -> str:
 
 def _fetch_data(source: str) -> Path:
     if not is_hub_id(source):
-        raise UserError(f"{source}: no such path and no hub id owner/name/folder. Check the name.")
+        raise UserError(f"{source}: neither an existing path nor a hub id owner/name/folder. Check the name.")
     repo = "/".join(source.removeprefix(MARK).split("/")[:2])
     huggingface_hub = _package(f"{source}: no such path, and")
     try:
@@ -133,7 +133,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """
     repo = repo.removeprefix(MARK)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
-        raise UserError(f"{repo}: no name of a repository. Expected owner/name.")
+        raise UserError(f"{repo}: not a repository name. Expected owner/name.")
     huggingface_hub = _package(f"{repo}:")
     try:
         huggingface_hub.create_repo(repo, private=private, exist_ok=True)

@@ -311,7 +311,9 @@ def save_official(model: RecursiveModel, path: str | Path, prefix: str | None = 
             prefix exists.
     """
     if (arch := model.settings.arch) not in NAMES:
-        raise UserError(f"arch={arch}: the official code has none. Keep the model in our own format.")
+        raise UserError(
+            f"arch={arch}: the official code has no such architecture. Keep the model in our own format."
+        )
     prefix = model.facts.get("prefix") or PREFIX if prefix is None else prefix
     if strip_prefix({f"{prefix}{HEAD}": model.lm_head.weight}).keys() != {HEAD}:
         raise UserError(f"prefix {prefix}: no wrapper of the official code. Use {PREFIX} or model.inner.")

@@ -276,7 +276,7 @@ class RecursiveModel(nn.Module):
         Each is compiled for the exact shapes it meets; with `any_batch` for the first one and then once for
         all batch sizes, as orbits that stop early leave batches of every size.
 
-        CUDA graphs are no choice: a state outlives the step whose buffers they would use again.
+        CUDA graphs cannot be used: a state outlives the step whose buffers they would use again.
         """
         for module in self.modules():
             if isinstance(module, ReasoningModule):

@@ -58,7 +58,7 @@ class GridTask(ABC):
         """The square board with that many cells.
 
         Raises:
-            UserError: the number is no square.
+            UserError: the number of cells is not a square.
         """
         side = math.isqrt(cells)
         if cells < 1 or side * side != cells:

@@ -20,7 +20,7 @@ BLOCK = 1000  # puzzles between two movements of the progress bar
 
 @runtime_checkable
 class HasInvariant(Protocol):
-    """A task whose canonical form is dear."""
+    """A task whose canonical form is expensive to compute."""
 
     def invariant(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """A number (N,) uint64 for every row, the same for all its symmetric copies."""

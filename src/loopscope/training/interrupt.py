@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Within the block, Ctrl-C (or SIGTERM) only makes the yielded function say True.
+    """Within the block, Ctrl-C (or SIGTERM) only makes the yielded function return True.
 
     A second one acts as it did before the block. Outside the main thread, where Python delivers no
     signals, the answer is always False.

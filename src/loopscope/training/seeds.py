@@ -33,7 +33,7 @@ def train_seeds(
 ) -> dict[str, Any]:
     """Train once per seed, in `out/seed<N>`, and write `out/summary.json`.
 
-    Runs that are there already are gone on with, so that the same command ends what was interrupted.
+    Existing runs are resumed, so that the same command finishes what was interrupted.
 
     Args:
         recipe: as in `train`; its `train.seed` gives way to each of the seeds.

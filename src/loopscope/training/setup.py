@@ -122,7 +122,7 @@ def make_trainer(
     t, d = recipe.train, recipe.data
     if t.batch_size % (n := distributed.num_processes()):
         raise UserError(
-            f"train.batch_size={t.batch_size} is no multiple of {n} processes. "
+            f"train.batch_size={t.batch_size} is not a multiple of {n} processes. "
             f"Set train.batch_size={-(-t.batch_size // n) * n}."
         )
     model = build_model(recipe.model, seed=t.seed).to(device)

@@ -39,7 +39,7 @@ class View(Protocol):
 
 
 class Nothing:
-    """The view of nobody."""
+    """Shows nothing."""
 
     def step(self) -> None:
         pass

@@ -224,7 +224,9 @@ class _Reader:
     def __init__(self, path: Path, task_id: str) -> None:
         self.path, self.id = path, task_id
         if not task_id or SEPARATOR in task_id or not task_id.isprintable():
-            raise UserError(f"{path}: {task_id!r} is no task id (empty, unprintable or with |||). Rename it.")
+            raise UserError(
+                f"{path}: {task_id!r} is not a task id (empty, unprintable or with |||). Rename it."
+            )
 
     def fail(self, what: str) -> NoReturn:
         raise UserError(f"{self.path}: task {self.id}, {what}. Fix the file or leave the task out.")

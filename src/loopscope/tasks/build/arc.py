@@ -40,7 +40,7 @@ def build_arc(
         source: a folder or the beginning of file names (`data/arc-agi`), see `arc.files.read_subset`; or
             `hf:owner/name[@revision]` with such files.
         out: the folder to make.
-        subsets, test_sets, augmentations, seed, bake, compat, allow_leak: see `arc.build.build_arc`.
+        subsets, test_sets, augmentations, seed, bake, compat, allow_leak: see `tasks.arc.arrays.build_arc`.
         licence, overwrite, progress: as for the other builders.
     Returns:
         The manifest.

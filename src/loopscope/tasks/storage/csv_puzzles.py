@@ -148,7 +148,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         raise UserError(f"{path}: not readable as gzip ({error}). Fetch it again, or drop .gz.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"{path}: no CSV text in UTF-8 ({error}). A compressed file must end in .gz."
+            f"{path}: not CSV text in UTF-8 ({error}). A compressed file must end in .gz."
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Give a .csv or .csv.gz file.") from None

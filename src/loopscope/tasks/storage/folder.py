@@ -73,7 +73,9 @@ def check_target(out: str | Path, overwrite: bool = False) -> None:
         return
     ours = (out / MANIFEST).is_file() and (out / IDENTIFIERS).is_file()
     if not ours:
-        raise UserError(f"{out}: exists and is no puzzle folder written here. Choose another place.")
+        raise UserError(
+            f"{out}: exists and is not a puzzle folder written by loopscope. Choose another place."
+        )
     if not overwrite:
         raise UserError(f"{out}: exists already. Choose another place or pass --overwrite.")
 

@@ -282,7 +282,7 @@ def canonical_form(
     wrong = np.flatnonzero(~task.verify(inputs, labels))
     if len(wrong):
         raise UserError(
-            f"puzzle {wrong[0]}: its label is no solution. A canonical form needs solved puzzles."
+            f"puzzle {wrong[0]}: its label is not a solution. A canonical form needs solved puzzles."
         )
     grids = np.ascontiguousarray(labels.reshape(-1, n, n) - FIRST_DIGIT, np.uint8)
     clues = np.ascontiguousarray(inputs.reshape(-1, n, n) >= FIRST_DIGIT, np.uint8)
