@@ -17,7 +17,7 @@ import pytest
 from loopscope.errors import UserError
 from loopscope.tasks import dihedral
 from loopscope.tasks.arc import Arc
-from loopscope.tasks.arc.arrays import ArcArrays, _groups, _Legacy, build_arc
+from loopscope.tasks.arc.arrays import ArcArrays, _groups, _Legacy, arc_arrays
 from loopscope.tasks.arc.files import ArcTask, Pair, read_subset, subset_files, subsets_in
 from loopscope.tasks.arc.leakage import leakage
 from loopscope.tasks.arc.versions import Versions, expand_groups, parse_names
@@ -46,7 +46,7 @@ def arrays(built: ArcArrays) -> dict[str, np.ndarray]:
 
 
 def small_set(**options: Any) -> ArcArrays:
-    return build_arc(official("fixtures/official_format"), ["evaluation"], **options)
+    return arc_arrays(official("fixtures/official_format"), ["evaluation"], **options)
 
 
 # -- the official builder, call by call
@@ -73,7 +73,7 @@ def test_compat_build_equals_the_recorded_one_byte_for_byte() -> None:
 def test_compat_build_of_nine_tasks_equals_the_recorded_test_split() -> None:
     folder = shared_path("fixtures/official_arc_eval/dataset")
     subsets = official("fixtures/official_arc_eval/source")
-    built = build_arc(subsets, ["evaluation"], augmentations=3, seed=42, compat="trm")
+    built = arc_arrays(subsets, ["evaluation"], augmentations=3, seed=42, compat="trm")
     for name, array in built.splits["test"]._asdict().items():
         recorded = np.load(folder / f"test/all__{name}.npy")
         assert array.dtype == recorded.dtype
@@ -107,8 +107,8 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes() -> None:
 def test_versions_of_a_task_do_not_depend_on_other_tasks() -> None:
     subsets = official("fixtures/official_format")
     task = subsets["training"][1]
-    alone = build_arc({"training": [task]}, augmentations=20, bake=True)
-    together = build_arc(subsets, ["evaluation"], augmentations=20, bake=True)
+    alone = arc_arrays({"training": [task]}, augmentations=20, bake=True)
+    together = arc_arrays(subsets, ["evaluation"], augmentations=20, bake=True)
     of_task = [name for name in together.identifiers if name.startswith(task.id)]
     assert alone.identifiers[1:] == of_task
     assert of_task[0] == task.id
@@ -161,7 +161,7 @@ def test_baked_training_puzzles_keep_one_pair_in_the_corner_and_tests_all() -> N
 
 def test_demonstrations_of_test_tasks_are_trained_on_and_their_tests_are_not() -> None:
     subsets = official("fixtures/official_format")
-    built = build_arc(subsets, ["evaluation"], augmentations=0)
+    built = arc_arrays(subsets, ["evaluation"], augmentations=0)
     train, test = built.splits["train"], built.splits["test"]
     assert built.identifiers == ["<blank>", "007bbfb7", "239be575", "12997ef3"]
     assert list(built.test_puzzles) == ["12997ef3"]
@@ -175,12 +175,12 @@ def test_demonstrations_of_test_tasks_are_trained_on_and_their_tests_are_not() -
 def test_unknown_answers_are_not_trained_on(tmp_path: Path) -> None:
     write(tmp_path, {"a": TASK})
     tasks = read_subset(tmp_path, "x")
-    trained = build_arc({"x": tasks}, augmentations=3).splits
+    trained = arc_arrays({"x": tasks}, augmentations=3).splits
     assert list(trained) == ["train"]
     assert len(trained["train"].inputs) == 1
-    tested = build_arc({"x": tasks}, ["x"], augmentations=3).splits["test"]
+    tested = arc_arrays({"x": tasks}, ["x"], augmentations=3).splits["test"]
     assert not tested.labels.any()
-    official_way = build_arc({"x": tasks}, ["x"], augmentations=0, compat="trm").splits["test"]
+    official_way = arc_arrays({"x": tasks}, ["x"], augmentations=0, compat="trm").splits["test"]
     assert official_way.labels[0, :2].tolist() == [2, 1]  # a grid of one black cell
 
 
@@ -202,12 +202,12 @@ def test_a_leaking_test_set_is_refused_unless_allowed(caplog: pytest.LogCaptureF
     subsets = official("fixtures/official_format")
     subsets["copy"] = subsets["evaluation"]
     with pytest.raises(UserError, match="copy: 1 of 1 tasks of the test set evaluation are in there"):
-        build_arc(subsets, ["evaluation"], augmentations=0)
-    built = build_arc(subsets, ["evaluation"], augmentations=0, allow_leak=True)
+        arc_arrays(subsets, ["evaluation"], augmentations=0)
+    built = arc_arrays(subsets, ["evaluation"], augmentations=0, allow_leak=True)
     assert built.leaks is not None
     assert built.leaks.answers_given == 2
     with caplog.at_level(logging.WARNING, "loopscope"):
-        once = build_arc(subsets, augmentations=0)
+        once = arc_arrays(subsets, augmentations=0)
     assert "copy: left out 1 tasks" in caplog.text
     assert len(once.splits["train"].inputs) == 20
 
@@ -225,7 +225,7 @@ def test_a_leaking_test_set_is_refused_unless_allowed(caplog: pytest.LogCaptureF
 def test_wrong_options_are_said_in_a_line(options: dict[str, Any], message: str) -> None:
     arguments = {"subsets": official("fixtures/official_format"), **options}
     with pytest.raises(UserError, match=message):
-        build_arc(**arguments)
+        arc_arrays(**arguments)
 
 
 # -- files
@@ -408,7 +408,7 @@ def test_mutated_files_build_or_are_said_in_one_line(tmp_path: Path) -> None:
             raw = bytearray(path.read_bytes())
             raw[rng.randrange(len(raw))] = rng.randrange(256)
             path.write_bytes(raw[: rng.randrange(1, len(raw) + 1)] if rng.random() < 0.5 else raw)
-        said = complaint(lambda: build_arc({"x": read_subset(tmp_path, "x")}, augmentations=2))
+        said = complaint(lambda: arc_arrays({"x": read_subset(tmp_path, "x")}, augmentations=2))
         assert "\n" not in said
         outcomes[said == ""] += 1
     assert min(outcomes.values()) > 20, outcomes

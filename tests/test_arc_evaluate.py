@@ -19,7 +19,7 @@ from loopscope.tasks import Arc, PuzzleSet, read_puzzles
 from loopscope.tasks.arc.files import ArcTask, Pair
 from loopscope.tasks.arc.versions import parse_names
 from loopscope.tasks.build.arc import build_arc
-from loopscope.tasks.storage.layout import names
+from loopscope.tasks.storage.layout import read_identifiers
 from shared import shared_path
 from tiny import Readout, tiny_model
 
@@ -55,10 +55,10 @@ class Knowing:
     applications_per_segment = 2
 
     def __init__(self, folder: Path, right) -> None:
-        puzzles, known = read_puzzles(folder), parse_names(names(folder))
+        puzzles, known = read_puzzles(folder), parse_names(read_identifiers(folder))
         rows = shown(puzzles)
         arc = Arc(known.versions)
-        tests = pairs_asked(puzzles, names(folder))
+        tests = pairs_asked(puzzles, read_identifiers(folder))
         number = np.concatenate([np.arange(n) for n in np.bincount(rows.group[rows.test == 0])])
         of_id = dict(zip(rows.puzzle_id[rows.test == 0].tolist(), number.tolist(), strict=True))
         self.table = {}
@@ -87,7 +87,7 @@ class Knowing:
 
 def run(folder: Path, right, **options):
     model = Knowing(folder, right)
-    return evaluate_arc(model, read_puzzles(folder), names(folder), batch_size=7, **options)
+    return evaluate_arc(model, read_puzzles(folder), read_identifiers(folder), batch_size=7, **options)
 
 
 # -- what is shown
@@ -95,7 +95,7 @@ def run(folder: Path, right, **options):
 
 @pytest.mark.parametrize("kind", ["drawn", "baked", "official"])
 def test_every_test_input_is_shown_in_every_version(folders, kind):
-    puzzles, known = read_puzzles(folders[kind]), parse_names(names(folders[kind]))
+    puzzles, known = read_puzzles(folders[kind]), parse_names(read_identifiers(folders[kind]))
     rows = shown(puzzles)
     assert len(rows.row) == 9 * VERSIONS
     assert len(set(zip(rows.puzzle_id.tolist(), rows.test.tolist(), strict=True))) == len(rows.row)
@@ -103,13 +103,13 @@ def test_every_test_input_is_shown_in_every_version(folders, kind):
     assert sorted(np.unique(task, return_counts=True)[1].tolist()) == [6, 6, 12, 12, 18]
     few = shown(puzzles, versions=2)
     assert len(few.row) == 9 * 2
-    plain = [names(folders[kind])[i] for i in shown(puzzles, versions=1).puzzle_id]
+    plain = [read_identifiers(folders[kind])[i] for i in shown(puzzles, versions=1).puzzle_id]
     assert not any("|||" in name for name in plain)
 
 
 def test_the_tests_are_those_of_the_source(folders):
     for kind, folder in folders.items():
-        found = pairs_asked(read_puzzles(folder), names(folder))
+        found = pairs_asked(read_puzzles(folder), read_identifiers(folder))
         asked = json.loads((folder / "test_puzzles.json").read_text())
         assert set(found) == set(asked), kind
         for task_id, pairs in found.items():
@@ -120,7 +120,7 @@ def test_the_tests_are_those_of_the_source(folders):
 def test_a_recorded_official_folder():
     folder = shared_path("fixtures/official_arc_eval/dataset")
     puzzles = read_puzzles(folder)
-    found = pairs_asked(puzzles, names(folder))
+    found = pairs_asked(puzzles, read_identifiers(folder))
     asked = json.loads((folder / "test_puzzles.json").read_text())
     assert {t: [(p.input.tolist(), p.output.tolist()) for p in pairs] for t, pairs in found.items()} == {
         t: [(p["input"], p["output"]) for p in task["test"]] for t, task in asked.items()
@@ -184,7 +184,7 @@ def test_unknown_answers_are_not_scored_but_answered(folders):
         puzzles.task, puzzles.inputs, np.zeros_like(puzzles.labels), puzzles.puzzle_ids, groups=puzzles.groups
     )
     model = Knowing(folders["drawn"], lambda *_: True)
-    result, votes = evaluate_arc(model, hidden, names(folders["drawn"]), segments=1)
+    result, votes = evaluate_arc(model, hidden, read_identifiers(folders["drawn"]), segments=1)
     assert result.scores[1]["pass_at_1"].n == result.scores[1]["exact_accuracy"].n == 0
     solutions = json.loads((folders["drawn"] / "test_puzzles.json").read_text())
     assert votes[1].submission()["task1"][1]["attempt_1"] == solutions["task1"]["test"][1]["output"]
@@ -202,9 +202,11 @@ def network(folders):
 
 def test_drawn_and_baked_folders_score_alike(folders, network):
     """The same versions under the same identifiers, once made when shown and once as rows."""
-    assert names(folders["drawn"]) == names(folders["baked"])
+    assert read_identifiers(folders["drawn"]) == read_identifiers(folders["baked"])
     (a, votes), (b, same) = (
-        evaluate_arc(network, read_puzzles(folders[kind]), names(folders[kind]), segments=2, versions=3)
+        evaluate_arc(
+            network, read_puzzles(folders[kind]), read_identifiers(folders[kind]), segments=2, versions=3
+        )
         for kind in ("drawn", "baked")
     )
     assert a.scores == b.scores
@@ -223,7 +225,7 @@ def test_drawn_and_baked_folders_score_alike(folders, network):
 
 def test_mistakes_are_one_line(folders, network):
     folder = folders["drawn"]
-    puzzles, known = read_puzzles(folder), names(folder)
+    puzzles, known = read_puzzles(folder), read_identifiers(folder)
     small = tiny_model(
         seq_len=900, vocab_size=12, puzzle_emb_ndim=16, puzzle_emb_len=1, num_puzzle_identifiers=3
     )

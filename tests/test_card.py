@@ -11,7 +11,7 @@ import yaml
 from checkpoints import FOLDER, SMALL, command, same_weights
 from loopscope.config import load_recipe
 from loopscope.models import build_model
-from loopscope.models.card import card, compact, describe, published
+from loopscope.models.card import card, compact, describe, without_local_paths
 from loopscope.models.folder import save_model
 from loopscope.models.load import list_shipped
 from loopscope.models.load import load as load_model
@@ -117,7 +117,7 @@ def test_export_of_a_run_carries_its_scores(tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_no_folder_of_the_trainer_is_published(key: str, value: object, kept: object) -> None:
-    assert published({"a": {"b": [{key: value}]}}) == {"a": {"b": [{key: kept}]}}
+    assert without_local_paths({"a": {"b": [{key: value}]}}) == {"a": {"b": [{key: kept}]}}
 
 
 def test_export_holds_no_local_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,4 +135,4 @@ def test_export_holds_no_local_path(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", list_shipped())
 def test_shipped_models_hold_no_local_path(name: str) -> None:
     facts = {k: v for k, v in load_model(name).facts.items() if k != "source"}
-    assert published(facts) == facts
+    assert without_local_paths(facts) == facts

@@ -23,7 +23,7 @@ from loopscope.evaluation.solve import solve
 from loopscope.evaluation.stream import parts_of
 from loopscope.tasks import PuzzleSet, read_puzzles
 from loopscope.tasks.build.arc import build_arc
-from loopscope.tasks.storage.layout import names
+from loopscope.tasks.storage.layout import read_identifiers
 from loopscope.training.distributed import is_main
 from tiny import BOARD, Approach, tiny_model, tiny_puzzles
 from together import finish, start, together
@@ -138,7 +138,7 @@ def run_arc(out: Path, folder: Path, killed_after: int | None = None, rule: str 
     """
     arc.CHUNK = 2
     die_after(killed_after)
-    puzzles, known = read_puzzles(folder), names(folder)
+    puzzles, known = read_puzzles(folder), read_identifiers(folder)
     model = arc_model(len(known))
     how: dict[str, Any] = {"segments": [1, 2], "batch_size": 2, "rule": rule, "parts": parts_of(out)}
     result, votes = evaluate_arc(model, puzzles, known, **how)
@@ -187,7 +187,7 @@ def test_arc_killed_and_resumed_equals_one_go(arc_alone: tuple[Path, Path], tmp_
     now = {p.name: p.stat().st_mtime_ns for p in parts_of(out).folder.glob("*.npz")}
     assert held.items() <= now.items()
     assert len(now) == 6
-    puzzles, known = read_puzzles(folder), names(folder)
+    puzzles, known = read_puzzles(folder), read_identifiers(folder)
     more: dict[str, Any] = {"segments": [1, 2], "batch_size": 2, "versions": 1}
     with pytest.raises(UserError, match=r"another evaluation \(versions differs") as caught:
         evaluate_arc(arc_model(len(known)), puzzles, known, parts=parts_of(out), **more)

@@ -19,7 +19,7 @@ from loopscope.errors import UserError
 from loopscope.tasks import PuzzleSet, Sudoku, write_puzzles
 from loopscope.tasks.build.puzzles import as_split
 from loopscope.tasks.storage.folder import check_rules, read_folder, write_folder
-from loopscope.tasks.storage.layout import names, read_manifest
+from loopscope.tasks.storage.layout import read_identifiers, read_manifest
 from loopscope.tasks.storage.split_arrays import SplitArrays
 from shared import shared_path
 from small_sets import files_of, mazes, sudokus
@@ -79,7 +79,7 @@ def test_official_folders_load_with_their_groups(tmp_path: Path, name: str, hrm:
         assert not puzzles.puzzle_ids.any()
         assert len(check_rules(puzzles)) == 0
     assert puzzles.task.name == {"sudoku": "sudoku-3x3", "maze_aug8": "maze-30x30"}[name]
-    assert names(root) == ["<blank>"]
+    assert read_identifiers(root) == ["<blank>"]
 
 
 def test_the_loader_of_the_top_namespace_takes_folders_files_and_shipped_names(tmp_path: Path):

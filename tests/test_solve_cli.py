@@ -21,7 +21,7 @@ from loopscope.models.folder import save_model
 from loopscope.models.trm import TRM
 from loopscope.tasks import Arc, Maze
 from loopscope.tasks.build.arc import build_arc
-from loopscope.tasks.storage.layout import names
+from loopscope.tasks.storage.layout import read_identifiers
 from tiny import tiny_model, tiny_puzzles
 
 PUZZLE = "".join(".1234"[max(t - 1, 0)] for t in tiny_puzzles(1).inputs[0])
@@ -284,7 +284,7 @@ def arc(run, place):
         build_arc(place / "source", place / "arc", subsets=["evaluation"], augmentations=3)
         table = {"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}
         size = {"seq_len": 900, "vocab_size": 12, **GIVEN}
-        count = len(names(place / "arc"))
+        count = len(read_identifiers(place / "arc"))
         save_model(tiny_model(**size, **table, num_puzzle_identifiers=count), place / "arcs")
         save_model(tiny_model(**size), place / "tableless")
     return run

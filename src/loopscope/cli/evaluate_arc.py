@@ -63,13 +63,13 @@ def vote(
     from loopscope.evaluation.arc import evaluate_arc
     from loopscope.evaluation.stream import parts_of
     from loopscope.files import write_text
-    from loopscope.tasks.storage.layout import names
+    from loopscope.tasks.storage.layout import read_identifiers
     from loopscope.training.distributed import is_main
 
     scores_file, answers, submission = files
     kept = answers or submission
     parts = parts_of(kept) if kept is not None else None
-    result, votes = evaluate_arc(network, puzzles, names(data), parts=parts, **voting)
+    result, votes = evaluate_arc(network, puzzles, read_identifiers(data), parts=parts, **voting)
     if not is_main():
         return
     print_votes(model, result)

@@ -79,7 +79,7 @@ def convert(
     loopscope models convert runs/sudoku9 official-folder --to official
     loopscope models convert RUN uncompiled --to official --prefix model.inner.
     """
-    from loopscope.models.card import published
+    from loopscope.models.card import without_local_paths
     from loopscope.models.folder import save_model
     from loopscope.models.official import save_official
 
@@ -92,7 +92,7 @@ def convert(
     if to == "official":
         save_official(network, out, prefix)
     else:
-        save_model(network, out, published(network.facts))
+        save_model(network, out, without_local_paths(network.facts))
     options.say(f"written to {out}")
 
 
@@ -146,12 +146,12 @@ def push(
 
 def write_export(model: str, out: Path, known: list[str] | None) -> None:
     """The folder that is published."""
-    from loopscope.models.card import found_scores, published
+    from loopscope.models.card import found_scores, without_local_paths
     from loopscope.models.folder import save_model
     from loopscope.models.load import locate
 
     network = options.load_model(model, known)
-    save_model(network, out, published(network.facts), found_scores(locate(model)))
+    save_model(network, out, without_local_paths(network.facts), found_scores(locate(model)))
 
 
 def in_words(key: str, value: Any) -> str:

@@ -133,7 +133,7 @@ def read_arc_puzzle(path: Path, model: Any, data: str | None) -> tuple[PuzzleSet
 
 
 def _names(path: Path, model: Any, data: str | None) -> list[str]:
-    from loopscope.tasks.storage.layout import names
+    from loopscope.tasks.storage.layout import read_identifiers
 
     s = model.settings
     if not s.puzzle_emb_ndim:
@@ -150,4 +150,4 @@ def _names(path: Path, model: Any, data: str | None) -> list[str]:
             f"{path}: which row of the model's puzzle table the task has is not known here. "
             "Name the folder the model was trained with: --data FOLDER."
         )
-    return names(data)
+    return read_identifiers(data)

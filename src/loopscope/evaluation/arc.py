@@ -72,7 +72,7 @@ def evaluate_arc(
     Args:
         model: anything that keeps the `RecursiveSystem` protocol, trained with these identifiers.
         puzzles: the test split of an ARC folder.
-        names: the name of every puzzle identifier (`tasks.storage.layout.names` of the folder).
+        names: the name of every puzzle identifier (`tasks.storage.layout.read_identifiers` of the folder).
         segments: one or several numbers of segments at which to vote; None takes the training budget.
         versions: show each task in its first versions only, the plain one being the first; None: all.
         rule: "ours" or "official" (`arc_votes`).

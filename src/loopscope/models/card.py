@@ -85,7 +85,7 @@ def card(model: RecursiveModel, facts: Facts, scores: Sequence[Facts] = ()) -> s
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
-def published(facts: Any, key: str = "") -> Any:
+def without_local_paths(facts: Any, key: str = "") -> Any:
     """Facts as they may leave the machine: of every local path the last part only.
 
     Args:
@@ -93,9 +93,9 @@ def published(facts: Any, key: str = "") -> Any:
         key: the name under which they stand.
     """
     if isinstance(facts, Mapping):
-        return {name: published(value, str(name)) for name, value in facts.items()}
+        return {name: without_local_paths(value, str(name)) for name, value in facts.items()}
     if isinstance(facts, list | tuple):
-        return [published(value, key) for value in facts]
+        return [without_local_paths(value, key) for value in facts]
     told = str(facts) if isinstance(facts, str | Path) else ""
     is_place = bool(ANYWHERE.match(told)) or (key.endswith(PLACES) and not told.startswith("hf:"))
     return re.split(r"[/\\]", told.rstrip("/\\"))[-1] if told and is_place else facts
@@ -170,7 +170,7 @@ def _repeat(recipe: Facts) -> list[str]:
         "loopscope train",
         recipe["name"],
         *puzzles,
-        *map(shlex.quote, overrides_of(published(recipe))),
+        *map(shlex.quote, overrides_of(without_local_paths(recipe))),
         "--out RUN",
     ]
     return ["Repeat it with", "", "```", " ".join(words), "```"]

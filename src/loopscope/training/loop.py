@@ -37,7 +37,7 @@ from loopscope.training.perturb import check_parts, perturb
 from loopscope.training.prefetch import Prefetch
 from loopscope.training.sinks import Sink, open_sinks
 from loopscope.training.stream import TrainingStream, step_generator
-from loopscope.training.view import Nothing, View, make_view
+from loopscope.training.view import NoView, View, make_view
 
 OnEval = Callable[[RecursiveModel], Mapping[str, float]]
 LOSSES = ("loss", "cell_loss", "halt_loss", "continue_loss")  # summed over all rows of a step
@@ -111,7 +111,7 @@ class Trainer:
         self.steps_summed = 0
         self.score: float | None = None
         self.saved_step = -1
-        self.view: View = Nothing()
+        self.view: View = NoView()
         self.watchers: list[Sink | View] = []
 
     # -- one run
@@ -151,7 +151,7 @@ class Trainer:
 
         def start() -> None:
             sinks = open_sinks(self.settings.log_to, self.folder, self.recipe)
-            self.view = make_view(self.recipe, self.total_steps, self.step) if progress else Nothing()
+            self.view = make_view(self.recipe, self.total_steps, self.step) if progress else NoView()
             self.watchers = [*sinks, self.view]
 
         distributed.on_main(start)
@@ -160,7 +160,7 @@ class Trainer:
         finally:
             for watcher in self.watchers:
                 watcher.close()
-            self.watchers, self.view = [], Nothing()
+            self.watchers, self.view = [], NoView()
 
     def _write_settings(self) -> None:
         with saving.writing(self.folder):

@@ -38,7 +38,7 @@ class View(Protocol):
         """The run has ended or stopped."""
 
 
-class Nothing:
+class NoView:
     """Shows nothing."""
 
     def step(self) -> None:

@@ -54,7 +54,7 @@ def in_memory(shape: tuple[int, int]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def build_arc(
+def arc_arrays(
     subsets: Mapping[str, Sequence[ArcTask]],
     test_sets: Sequence[str] = (),
     *,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loopscope.tasks.arc import Arc
-from loopscope.tasks.arc.arrays import build_arc as make_arrays
+from loopscope.tasks.arc.arrays import arc_arrays
 from loopscope.tasks.arc.files import read_subset
 from loopscope.tasks.build.source import NOT_STATED, SourceFile, licence_of, local_folder
 from loopscope.tasks.storage.folder import DRAWN, check_target, write_folder
@@ -40,7 +40,7 @@ def build_arc(
         source: a folder or the beginning of file names (`data/arc-agi`), see `arc.files.read_subset`; or
             `hf:owner/name[@revision]` with such files.
         out: the folder to make.
-        subsets, test_sets, augmentations, seed, bake, compat, allow_leak: see `tasks.arc.arrays.build_arc`.
+        subsets, test_sets, augmentations, seed, bake, compat, allow_leak: see `tasks.arc.arrays.arc_arrays`.
         licence, overwrite, progress: as for the other builders.
     Returns:
         The manifest.
@@ -50,7 +50,7 @@ def build_arc(
     check_target(out, overwrite)
     folder, prefix = local_folder(source, [f"*{subset}*.json*" for subset in subsets])
     tasks = {subset: read_subset(folder, subset) for subset in subsets}
-    made = make_arrays(
+    made = arc_arrays(
         tasks,
         test_sets,
         augmentations=augmentations,

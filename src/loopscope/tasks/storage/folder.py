@@ -39,9 +39,9 @@ from loopscope.tasks.storage.layout import (
     TEST_PUZZLES,
     Metadata,
     check_structure,
-    names,
     read_arrays,
     read_facts,
+    read_identifiers,
     read_manifest,
     read_metadata,
     read_tokens,
@@ -300,7 +300,7 @@ def _check_names(root: Path, meta: Metadata) -> None:
     """As many names as identifiers; a set without identifiers of its own may lack the file."""
     if meta.num_puzzle_identifiers == 1 and not (root / IDENTIFIERS).exists():
         return
-    if (count := len(names(root))) != meta.num_puzzle_identifiers:
+    if (count := len(read_identifiers(root))) != meta.num_puzzle_identifiers:
         raise wrong(root / IDENTIFIERS, f"{count} names, but dataset.json says {meta.num_puzzle_identifiers}")
 
 
@@ -317,7 +317,7 @@ def _versions_to_draw(root: Path, meta: Metadata, arrays: SplitArrays) -> tuple[
     from loopscope.tasks.arc.board import Arc
     from loopscope.tasks.arc.versions import expand_groups, parse_names
 
-    identifiers = names(root)
+    identifiers = read_identifiers(root)
     try:
         task = Arc(parse_names(identifiers).versions, untranslated=min(1.0, 1 / meta.mean_puzzle_examples))
     except UserError as error:

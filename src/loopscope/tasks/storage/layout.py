@@ -98,7 +98,7 @@ def _sensible(name: str, value: Any) -> bool:
     return number and value >= (-1 if name == "total_puzzles" else 1)
 
 
-def names(path: str | Path) -> list[str]:
+def read_identifiers(path: str | Path) -> list[str]:
     """The name of every puzzle identifier, `<blank>` first.
 
     Raises:
