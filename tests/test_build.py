@@ -22,7 +22,7 @@ from loopscope.models.folder import save_model
 from loopscope.tasks import PuzzleSet, Sudoku, read_puzzles, write_puzzles
 from loopscope.tasks.build import Options, build_arc, build_maze, build_puzzles, build_sudoku
 from loopscope.tasks.storage.folder import check_rules, read_folder
-from loopscope.tasks.storage.layout import names, read_manifest
+from loopscope.tasks.storage.layout import read_identifiers, read_manifest
 from loopscope.tasks.sudoku.generate import generate
 from shared import shared_path
 from small_sets import files_of, mazes, sudokus
@@ -93,7 +93,7 @@ def test_arc_versions_to_draw_are_read_with_their_groups(tmp_path: Path):
     build_arc(source, tmp_path / "baked", bake=True, **options)
     build_arc(source, tmp_path / "again", **options)
     assert files_of(tmp_path / "drawn") == files_of(tmp_path / "again")
-    assert names(tmp_path / "drawn") == names(tmp_path / "baked")
+    assert read_identifiers(tmp_path / "drawn") == read_identifiers(tmp_path / "baked")
     for split, groups in [("train", 3), ("test", 1)]:
         drawn, baked = (read_folder(tmp_path / name, split) for name in ("drawn", "baked"))
         assert drawn.groups is not None
@@ -329,7 +329,7 @@ def test_a_crash_while_writing_leaves_nothing(source: Path, tmp_path: Path, monk
 def test_an_existing_folder_is_refused_before_anything_is_read(tmp_path: Path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set/file").write_text("")
-    with pytest.raises(UserError, match="no puzzle folder written here"):
+    with pytest.raises(UserError, match="not a puzzle folder written by loopscope"):
         build(tmp_path / "nowhere", tmp_path / "set")
 
 

@@ -157,7 +157,10 @@ def test_mistakes_are_one_line_and_leave_nothing(run, place: Path) -> None:
         assert message in err, line
         assert err.startswith("error: ")
     assert {p.name for p in place.iterdir()} == before
-    assert "no puzzle folder written here" in run("data build sudoku --source train.csv.gz --out other")[2]
+    assert (
+        "not a puzzle folder written by loopscope"
+        in run("data build sudoku --source train.csv.gz --out other")[2]
+    )
     assert (place / "other" / "mine.txt").read_text() == "mine"
     for line, message in {
         "show nothing": "nothing: no such puzzle file",

@@ -166,7 +166,7 @@ def test_only_a_folder_of_ours_is_replaced_and_only_when_asked(tmp_path: Path):
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(UserError, match="no puzzle folder written here"):
+    with pytest.raises(UserError, match="not a puzzle folder written by loopscope"):
         small_folder(foreign, overwrite=True)
     assert (foreign / "cat.jpg").exists()
     (tmp_path / "empty").mkdir()
