@@ -82,7 +82,7 @@ def test_build_show_and_again(run) -> None:
     assert code == 0
     assert re.search(r"^train +10 +10 +10 +0 +0 *$", out, re.M)
     assert re.search(r"^test +8 +8 +8 +0 +0 *$", out, re.M)
-    assert "leak: 0 of 8 test examples stand in training, up to symmetry" in out
+    assert "leak: 0 of 8 test examples also occur in training, up to symmetry" in out
     assert "built with seed 0, subsample 10" in out
     assert max(map(len, out.splitlines())) <= 80
     assert "<svg" in Path("a.svg").read_text()
@@ -96,7 +96,7 @@ def test_a_leak_is_refused_unless_allowed_and_then_shown(run) -> None:
     assert not Path("leaky").exists()
     assert run(f"{line} --allow-leak")[0] == 0
     out = run("data show leaky")[1]
-    assert "leak: 2 of 2 test examples stand in training, up to symmetry" in out
+    assert "leak: 2 of 2 test examples also occur in training, up to symmetry" in out
     assert "found when built: up to symmetry 2" in out
 
 

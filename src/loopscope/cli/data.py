@@ -296,7 +296,7 @@ def remarks(found: Any) -> list[str]:
             lines.append(f"{name}: {families:,} puzzles and {made:,} neighbours made of them")
     if found.leaked is not None:
         count, n = len(found.leaked), len(found.splits["test"].sources)
-        lines.append(f"leak: {count:,} of {n:,} test examples stand in training, up to symmetry")
+        lines.append(f"leak: {count:,} of {n:,} test examples also occur in training, up to symmetry")
     manifest = found.manifest
     if leaks := manifest.get("leaks"):
         lines.append("found when built: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in leaks.items()))
