@@ -106,4 +106,4 @@ def test_puzzles_beside_a_model_come_from_disk_and_hub(
     one_line(lambda: puzzles_beside(model), "labels.npy: tokens from 252 to 260, expected 0 to 10")
     np.save(labels, right[:-1])
     one_line(lambda: puzzles_beside(model), "do not go together. Fetch the files again.")
-    one_line(lambda: puzzles_beside("nowhere"), "nowhere", "no hub id")
+    one_line(lambda: puzzles_beside("nowhere"), "nowhere", "nor a hub id")
