@@ -248,7 +248,7 @@ def test_mistakes_are_one_line(run, tmp_path):
         ("compare a.csv b.csv", "b.csv: puzzle 4 is another than in a.csv"),
         ("eval m0 --data p.csv.gz --out a.txt", "a.txt: expected a name that ends in .csv"),
         ("eval m0 --data p.csv.gz --submission s.json", "--submission s.json: sudoku-2x2 is not an ARC set"),
-        ("eval m0 --data p.csv.gz --versions 3", "--versions: sudoku-2x2 is not an ARC set"),
+        ("eval m0 --data p.csv.gz --versions 3", "--versions 3: sudoku-2x2 is not an ARC set"),
     ]:
         code, out, err = run(line)
         assert (code, out) == (2, ""), line
